@@ -1,0 +1,227 @@
+"""The one declaration of every knob: schema, YAML shape, command-line flags, help and saved file.
+
+`Config` is a tree of frozen pydantic models. In YAML a field is `section: {name: value}`; on the
+command line it is `--name value`, so leaf names are unique across sections (a test asserts it).
+`None` (in text: `auto`) means "decide for me": the stage that decides prints the decision and saves
+it. Reads no file: `loading.py` merges YAML and flags and reports faults.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "AnswerConfig",
+    "Config",
+    "DataConfig",
+    "JudgeConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "TrainConfig",
+]
+
+
+def _split_list(value: Any) -> Any:
+    """`q_proj,v_proj` on the command line is a list in YAML."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _auto(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+NameList = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+AutoInt = Annotated[int | None, BeforeValidator(_auto)]
+AutoFloat = Annotated[float | None, BeforeValidator(_auto)]
+AutoBool = Annotated[bool | None, BeforeValidator(_auto)]
+AutoStr = Annotated[str | None, BeforeValidator(_auto)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """What is read and how it is split."""
+
+    path: str | None = None
+    """The data file: CSV, TSV, JSON or JSON lines. On the command line it is the argument DATA."""
+    test: str | None = None
+    """A file of your own test questions; then none are taken from the data file."""
+    question_column: AutoStr = None
+    """Column with the question. auto: recognised by name."""
+    answer_column: AutoStr = None
+    """Column with the answer. auto: recognised by name."""
+    system_column: AutoStr = None
+    """Column with a system instruction for the row. auto: recognised by name, if there is one."""
+    context_column: AutoStr = None
+    """Column with extra input placed after the question. auto: recognised by name, if there is one."""
+    messages_column: AutoStr = None
+    """Column with a whole conversation (a JSON list of role/content turns). auto: recognised by name."""
+    delimiter: AutoStr = None
+    """Cell separator of a CSV file (one character, or `tab`). auto: found from the file."""
+    encoding: AutoStr = None
+    """Text encoding of the file. auto: found from the file."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with rows that cannot be read or have an empty question or answer."""
+    on_long_row: Literal["drop", "keep-answer"] = "drop"
+    """Rows over `--max-length`: drop them, or cut the question from the left and keep the answer."""
+    test_rows: Annotated[int | None, BeforeValidator(_auto), Field(ge=2)] = None
+    """Rows held out to be answered and judged. auto: a fifth, at least 60 and at most 200 where the data allow."""
+    validation_rows: Annotated[int | None, BeforeValidator(_auto), Field(ge=1)] = None
+    """Rows for early stopping and choice of checkpoint. auto: a tenth, 16 to 200."""
+    near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Questions with at least this Jaccard similarity of five-character shingles stay on one side of the split."""
+
+
+class ModelConfig(_Section):
+    """The base model."""
+
+    model: str = "starter"
+    """`starter` (shipped, for demonstration), a local folder, or a hub id such as google/gemma-2b-it, with @revision."""
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
+    """Number format of the frozen weights. auto: bf16 where the device computes in it, else fp32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute. auto: a GPU if there is one."""
+
+
+class LoraConfig(_Section):
+    """The adapter."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank r of the update. Usual: 8 to 64."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the update is multiplied by alpha / r. Usual: 2r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Dropout on the adapter's input. Usual: 0 to 0.2."""
+    targets: NameList = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Linear layers of the language model that get an adapter, separated by commas."""
+
+    @field_validator("targets")
+    @classmethod
+    def _some_target(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one layer name is needed")
+        if len(set(value)) != len(value):
+            raise ValueError("a layer is named twice")
+        return value
+
+
+class TrainConfig(_Section):
+    """The recipe."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training rows; fractions are allowed."""
+    batch: Annotated[int, Field(ge=1)] = 4
+    """Sequences computed at once."""
+    accumulation: Annotated[int, Field(ge=1)] = 4
+    """Batches summed before the weights change: batch x accumulation sequences make one step."""
+    learning_rate: Annotated[float | None, BeforeValidator(_auto), Field(gt=0)] = None
+    """Peak learning rate. auto: 2e-4, and 2e-3 for models under 50 million parameters."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.03
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    max_length: Annotated[int, Field(ge=16)] = 1024
+    """Longest row in tokens, template included."""
+    gradient_checkpointing: AutoBool = None
+    """Recompute activations to save memory. auto: on a GPU from 1 billion parameters, else off."""
+    eval_steps: Annotated[int | None, BeforeValidator(_auto), Field(ge=1)] = None
+    """Steps between two validations (and checkpoints). auto: four an epoch."""
+    patience: Annotated[int, Field(ge=0)] = 3
+    """Stop after this many validations without improvement. 0: never stop early."""
+    report_to: NameList = ()
+    """Trackers of transformers.Trainer, separated by commas: tensorboard, trackio, wandb, mlflow."""
+
+
+class AnswerConfig(_Section):
+    """How test questions are answered."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer in tokens."""
+    answer_batch: Annotated[int, Field(ge=1)] = 16
+    """Questions answered at once."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """0: greedy, repeatable. Above: sampling, with the run's seed."""
+
+
+class JudgeConfig(_Section):
+    """Who judges, and how it is asked."""
+
+    judge: str = "lexical"
+    """`lexical` (offline, no model), `openai:MODEL`, `ollama:MODEL`, `http://HOST/v1#MODEL`, `hf:MODEL`, `replay:FILE`."""
+    judge_concurrency: Annotated[int, Field(ge=1, le=512)] = 8
+    """Requests under way at once."""
+    judge_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds until a request counts as failed."""
+    judge_retries: Annotated[int, Field(ge=0, le=20)] = 5
+    """Further tries after a 429, a 5xx, a time-out or a broken connection."""
+    judge_max_tokens: Annotated[int, Field(ge=64)] = 1024
+    """Longest judgement in tokens."""
+    price_input: Annotated[float | None, Field(ge=0)] = None
+    """US dollars for a million input tokens of the judge, to show the cost."""
+    price_output: Annotated[float | None, Field(ge=0)] = None
+    """US dollars for a million output tokens of the judge, to show the cost."""
+
+
+class Config(_Section):
+    """Everything that decides a run's result."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
+    answer: AnswerConfig = AnswerConfig()
+    judge: JudgeConfig = JudgeConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the split, the adapter's first weights, dropout and the order of rows."""
+
+    @model_validator(mode="after")
+    def _columns_exclude(self) -> Config:
+        if self.data.messages_column and (self.data.question_column or self.data.answer_column):
+            raise ValueError("--messages-column excludes --question-column and --answer-column")
+        return self
+
+    def advice(self) -> list[str]:
+        """One line for each allowed but unusual setting, on what to expect."""
+        lines: list[str] = []
+        lora, train = self.lora, self.train
+        if not 8 <= lora.rank <= 64:
+            lines.append(
+                f"rank {lora.rank} is outside 8 to 64: "
+                + (
+                    "little room to learn"
+                    if lora.rank < 8
+                    else "more memory, seldom better answers"
+                )
+            )
+        if not 1.0 <= lora.alpha / lora.rank <= 4.0:
+            lines.append(
+                f"alpha {lora.alpha:g} is {lora.alpha / lora.rank:g} x rank (usual: 2): "
+                "expect to need another learning rate"
+            )
+        if lora.dropout > 0.2:
+            lines.append(
+                f"dropout {lora.dropout:g} is above 0.2: slower learning, often too little of it"
+            )
+        if train.learning_rate is not None and train.learning_rate > 5e-3:
+            lines.append(
+                f"learning rate {train.learning_rate:g} is very high: training may diverge"
+            )
+        return lines

@@ -1,0 +1,70 @@
+"""What the user is told while a stage works: notes, warnings and one live progress line.
+
+Everything goes to stderr, so that stdout carries results only (`--json`). Warnings are collected,
+because each stage saves them beside its result and the report shows them. On a terminal the
+progress line is redrawn in place; elsewhere it is printed at most every `interval` seconds.
+Writes no file. `Console(quiet=True)` still collects warnings and prints only them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+__all__ = ["Console"]
+
+
+class Console:
+    """`note` for facts and decisions, `warn` for what may spoil a result, `progress` for the live line."""
+
+    def __init__(
+        self, *, quiet: bool = False, stream: TextIO | None = None, interval: float = 10.0
+    ) -> None:
+        self.quiet = quiet
+        self.warnings: list[str] = []
+        self._stream = stream
+        self._interval = interval
+        self._last_print = 0.0
+        self._live = False
+
+    @property
+    def stream(self) -> TextIO:
+        """Resolved late, so that a redirected `sys.stderr` is honoured."""
+        return self._stream if self._stream is not None else sys.stderr
+
+    def note(self, text: str) -> None:
+        """A fact or a decision; dropped under `--quiet`."""
+        if not self.quiet:
+            self._line(text)
+
+    def stage(self, name: str, text: str = "") -> None:
+        """The heading of a stage."""
+        self.note(f"\n[{name}] {text}".rstrip())
+
+    def warn(self, text: str) -> None:
+        """Shown even under `--quiet`, once per text, and kept in `warnings`."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self._line(f"warning: {text}")
+
+    def progress(self, text: str, *, final: bool = False) -> None:
+        """Redraw the live line; `final` ends it. Off a terminal it is rate-limited, `final` always shown."""
+        if self.quiet:
+            return
+        if self.stream.isatty():
+            self.stream.write("\r\x1b[2K" + text + ("\n" if final else ""))
+            self.stream.flush()
+            self._live = not final
+            return
+        now = time.monotonic()
+        if final or now - self._last_print >= self._interval:
+            self._last_print = now
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        if self._live:  # do not write into the middle of the progress line
+            self.stream.write("\n")
+            self._live = False
+        self.stream.write(text + "\n")
+        self.stream.flush()

@@ -1,0 +1,85 @@
+"""The rows that stages hand to each other, as frozen models with a JSON form.
+
+`Example` (split/*.jsonl), `Answer` (answers/<set>/<arm>.jsonl) and `Judgement`
+(judgements/<judge>/judgements.jsonl) are the whole interface between stages: one JSON object a
+line, unknown fields refused. Texts are exactly as in the user's file.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["ARMS", "DIMENSIONS", "Answer", "Example", "Judgement", "Message", "Role"]
+
+Role = Literal["system", "user", "assistant"]
+
+DIMENSIONS: tuple[str, ...] = ("relevance", "accuracy", "completeness", "fluency", "usefulness")
+"""What a judge scores, each 1 to 10; `overall` comes on top."""
+
+ARMS: tuple[str, str] = ("base", "tuned")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(_Record):
+    """One turn. `assistant` is the model's side, whatever the family's template calls it."""
+
+    role: Role
+    content: str
+
+
+class Example(_Record):
+    """One row of the user's data: a conversation that ends with the assistant's answer."""
+
+    id: str
+    """Hash of the messages (16 hex digits; `-2`, `-3`, ... for exact repeats): stable under reordering."""
+    messages: tuple[Message, ...]
+    cluster: str
+    """Rows that are duplicates or near-duplicates of each other share it; the unit of splitting."""
+    line: int
+    """First line of the row in the source file, from 1."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All turns before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def reference(self) -> str:
+        """The last answer."""
+        return self.messages[-1].content
+
+
+class Answer(_Record):
+    """What one arm said to one test question."""
+
+    id: str
+    messages: tuple[Message, ...]
+    """The prompt: all turns before the answer."""
+    reference: str | None
+    """The user's own answer; None for questions that came without one."""
+    answer: str
+    tokens: int
+    """Generated tokens, the stop token not counted."""
+    stopped_by: Literal["end", "limit"]
+    """`end`: a stop token; `limit`: `max_new_tokens` ran out."""
+    cluster: str
+
+
+class Judgement(_Record):
+    """A judge's word on one answer; either scored, or unscored with the reason: never a made-up number."""
+
+    id: str
+    arm: str
+    repeat: int
+    scores: dict[str, float | None]
+    """Dimension to 1..10; None where this judge cannot measure the dimension."""
+    overall: float | None
+    reasoning: str
+    unscored_reason: str | None
+    flags: tuple[str, ...] = ()
+    """Observations that never change a score, e.g. `empty answer`, `repeats the question`."""

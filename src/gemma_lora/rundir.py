@@ -1,0 +1,218 @@
+"""The run folder: names of its files, writing them whole or not at all, stamps, lock.
+
+Stages meet only through these files (docs/architecture.md lists them). `write_*` goes through a
+temporary file in the same folder, fsync and rename; `append_jsonl` is for rows that must survive a
+kill one by one, and `read_jsonl` drops a torn last line and says so. A stamp holds the hashes of a
+stage's inputs and is written last, so that its presence means the stage is complete.
+Refuses a second process in the same folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gemma_lora.console import Console
+from gemma_lora.errors import DataError, EnvironmentFault
+
+__all__ = [
+    "RunDir",
+    "append_jsonl",
+    "digest",
+    "file_digest",
+    "read_json",
+    "read_jsonl",
+    "write_json",
+    "write_jsonl",
+    "write_text",
+]
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either all of it or what it held before."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)  # mkstemp makes it private; results are meant to be shared
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise disk_fault(error, path) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON; NaN and infinity are refused, since other readers cannot parse them."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> None:
+    """One record a line."""
+    write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, row: BaseModel | Mapping[str, Any]) -> None:
+    """Append one line and flush it to the disk; a kill leaves at most a torn last line."""
+    line = (
+        row.model_dump_json()
+        if isinstance(row, BaseModel)
+        else json.dumps(row, ensure_ascii=False, allow_nan=False)
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            stream.write(line.encode("utf-8") + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise disk_fault(error, path) from error
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; DataError where it is absent or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def read_jsonl(path: Path, kind: type[Row], console: Console | None = None) -> list[Row]:
+    """All rows of `path`. A torn last line (no newline) is cut off the file, with a notice."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise disk_fault(error, path) from error
+    whole, _, torn = raw.rpartition(b"\n")
+    if torn:
+        if console is not None:
+            console.note(
+                f"{path.name}: the last line was torn off by an interruption and is dropped"
+            )
+        with path.open("r+b") as stream:
+            stream.truncate(len(whole) + 1 if whole else 0)
+    rows: list[Row] = []
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        try:
+            rows.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise DataError(
+                f"line {number} is not a {kind.__name__}: {error.errors()[0]['msg']}",
+                where=str(path),
+                remedy="delete the file to make this stage run again",
+            ) from None
+    return rows
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (hex) of JSON-serialisable values; equal values give equal digests."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_fault(error: OSError, path: Path) -> EnvironmentFault:
+    """An OSError as an expected fault with its remedy."""
+    remedy = {
+        errno.ENOSPC: "free some space, then run the same command again: it continues where it stopped",
+        errno.EROFS: "choose a folder that can be written with --out",
+        errno.EACCES: "choose a folder that can be written with --out",
+        errno.EPERM: "choose a folder that can be written with --out",
+    }.get(error.errno or 0)
+    return EnvironmentFault(
+        f"cannot be written: {error.strerror or error}", where=str(path), remedy=remedy
+    )
+
+
+class RunDir:
+    """Paths inside one run folder. Making a RunDir touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.provenance = root / "provenance.json"
+        self.audit = root / "audit.json"
+        self.split = root / "split"
+        self.train_rows = root / "split" / "train.jsonl"
+        self.validation_rows = root / "split" / "validation.jsonl"
+        self.test_rows = root / "split" / "test.jsonl"
+        self.checkpoints = root / "checkpoints"
+        self.metrics = root / "metrics.jsonl"
+        self.training = root / "training.json"
+        self.adapter = root / "adapter"
+        self.verdict = root / "verdict.json"
+        self.report_html = root / "report.html"
+        self.report_md = root / "report.md"
+
+    def answers(self, arm: str, questions: str = "test") -> Path:
+        return self.root / "answers" / questions / f"{arm}.jsonl"
+
+    def judgements(self, judge: str) -> Path:
+        return self.root / "judgements" / judge
+
+    def stamp_path(self, stage: str) -> Path:
+        return self.root / ".stamps" / f"{stage}.json"
+
+    def stamp(self, stage: str) -> dict[str, str] | None:
+        """The input hashes with which `stage` was completed, or None."""
+        path = self.stamp_path(stage)
+        return read_json(path) if path.exists() else None
+
+    def write_stamp(self, stage: str, inputs: Mapping[str, str]) -> None:
+        write_json(self.stamp_path(stage), dict(inputs))
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold the folder for this process; a second one gets an EnvironmentFault at once."""
+        path = self.root / ".lock"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+")
+        except OSError as error:
+            raise disk_fault(error, self.root) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EnvironmentFault(
+                    "another gemma-lora process works in this folder",
+                    where=str(self.root),
+                    remedy="wait for it, or choose another folder with --out",
+                ) from None
+            yield

@@ -1,0 +1,150 @@
+"""What a reader must know before believing a verdict, in plain words.
+
+Pure: takes the verdict's figures and the paired questions, returns sentences, gravest first. Each
+says what was found, with numbers, what it means for the verdict, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemma_lora.pairing import PairedQuestion
+from gemma_lora.records import ARMS
+
+__all__ = ["caveats"]
+
+FEW_QUESTIONS = 30
+FEW_CLUSTERS = 20
+UNSCORED_SHARE = 0.05
+LENGTH_RATIO = 2.0
+LARGE_CLUSTER = 0.2
+
+
+def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
+    """Sentences about model, judge, missing scores, sample and answers; empty where all is well."""
+    lines = [
+        *_model(verdict),
+        *_judge(verdict),
+        *_missing(verdict),
+        *_sample(verdict, questions),
+        *_answers(verdict),
+    ]
+    lines.append(
+        "One training run with one seed was judged: the verdict holds for this checkpoint, "
+        "not for the recipe."
+    )
+    return lines
+
+
+def _model(verdict: Mapping[str, Any]) -> list[str]:
+    if not verdict["starter_model"]:
+        return []
+    return [
+        "Demonstration model: `starter` is a tiny model that ships with gemma-lora so that everything "
+        "works offline. Its results say nothing about Gemma. For a real one: accept the licence at "
+        "huggingface.co/google/gemma-2b-it, log in with `hf auth login`, and run again with "
+        "`--model google/gemma-2b-it` (about 10 GB of memory for training in bf16)."
+    ]
+
+
+def _judge(verdict: Mapping[str, Any]) -> list[str]:
+    judge = verdict["judge"]
+    if judge["is_llm"] is not False:
+        return []
+    if judge["kind"] != "lexical":
+        return [f"The judge {judge['name']} is not a language model."]
+    return [
+        "The judge `lexical` is not a language model: it measures the overlap of words with the reference "
+        "answers. A correct answer in other words scores low, and nothing is said on fluency or "
+        "usefulness. For a real judge: `--judge openai:MODEL` or `--judge http://HOST/v1#MODEL`."
+    ]
+
+
+def _missing(verdict: Mapping[str, Any]) -> list[str]:
+    total, lost = verdict["questions"], verdict["pairs_lost"]
+    lines: list[str] = []
+    if verdict["judgements_left_out"]:
+        lines.append(
+            f"{verdict['judgements_left_out']} judgements belong to no answer of this run and were left out."
+        )
+    counts = {arm: verdict["unscored"][arm] for arm in ARMS}
+    if not any(counts.values()):
+        return lines
+    share = max(counts.values()) / total
+    unequal = counts["base"] != counts["tuned"]
+    if share > UNSCORED_SHARE or unequal:
+        lines.append(
+            f"Without a score: {counts['base']} base and {counts['tuned']} tuned answers of {total} "
+            f"questions, so {lost} pairs are left out of the comparison. "
+            + (
+                "They are missing unequally, which can favour one side. "
+                if unequal
+                else "That is more than 5 %; the rest may not stand for all. "
+            )
+            + "The reasons are listed with the answers; judging again asks only for what is missing."
+        )
+    return lines
+
+
+def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
+    primary = verdict["primary"]
+    lines: list[str] = []
+    if primary["note"]:
+        lines.append(f"On the interval: {primary['note']}.")
+    if primary["n"] < FEW_QUESTIONS:
+        lines.append(
+            f"Only {primary['n']} questions were compared: small differences go unnoticed and one odd "
+            "answer weighs much. Aim for 60 or more (`--test-rows`, or a file with `--test`)."
+        )
+    if primary["clusters"] < primary["n"]:
+        sizes = Counter(question.cluster for question in questions)
+        biggest = max(sizes.values())
+        line = (
+            f"The {primary['n']} questions form {primary['clusters']} groups of near-duplicates; "
+            "the interval counts groups, not questions."
+        )
+        if biggest > LARGE_CLUSTER * len(questions):
+            line += f" One group holds {biggest} of {len(questions)} questions."
+        if primary["clusters"] < FEW_CLUSTERS <= primary["n"]:
+            line += f" With fewer than {FEW_CLUSTERS} groups the interval is somewhat too narrow."
+        lines.append(line)
+    ci95 = primary["ci95"]
+    if verdict["verdict"] in ("better", "worse") and ci95 is not None:
+        bound = ci95[1] if verdict["verdict"] == "better" else -ci95[0]
+        if bound < primary["margin"]:
+            lines.append(
+                f"The difference is real but small: its whole interval lies within {primary['margin']} "
+                "points, which few readers would notice."
+            )
+    return lines
+
+
+def _answers(verdict: Mapping[str, Any]) -> list[str]:
+    base, tuned = (verdict["arms"][arm] for arm in ARMS)
+    limit = verdict["max_new_tokens"]
+    lines: list[str] = []
+    if base["answered"] and base["stopped_by_limit"] > base["answered"] / 2:
+        lines.append(
+            f"{base['stopped_by_limit']} of {base['answered']} base answers ran into the limit of {limit} "
+            "tokens: the base model does not know when to stop, which makes `better` easy. An "
+            "instruction-tuned base (such as google/gemma-2b-it) is a fairer comparison."
+        )
+    if tuned["answered"] and tuned["stopped_by_limit"] > tuned["answered"] / 10:
+        lines.append(
+            f"{tuned['stopped_by_limit']} of {tuned['answered']} tuned answers were cut off at the limit "
+            f"of {limit} tokens; raise `--max-new-tokens`."
+        )
+    for arm, facts in (("base", base), ("tuned", tuned)):
+        if facts["empty"]:
+            lines.append(f"{facts['empty']} {arm} answers are empty.")
+    lengths = base["characters_median"], tuned["characters_median"]
+    if all(lengths) and max(lengths) >= LENGTH_RATIO * min(lengths):
+        longer = "tuned" if lengths[1] > lengths[0] else "base"
+        lines.append(
+            f"The {longer} answers are much longer (median {lengths[1]:.0f} characters tuned, "
+            f"{lengths[0]:.0f} base); judges tend to favour one length, so part of the difference may "
+            "be length alone."
+        )
+    return lines

@@ -1,0 +1,194 @@
+"""The verdict of a run: judgements in, verdict.json out.
+
+Reads answers/test/{base,tuned}.jsonl, split/test.jsonl, audit.json, training.json and
+judgements/<judge>/{judgements.jsonl, judge.json}; writes judgements/<judge>/verdict.json. Only
+questions that are scored in both arms enter the difference; what is missing is counted by arm and
+reason and never becomes a number. The rule is `verdict.RULE`, fixed before anything is judged.
+Raises JudgeError (exit code 4), and writes nothing, where not one question is scored in both arms.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import Any
+
+from gemma_lora.caveats import caveats
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+from gemma_lora.errors import JudgeError
+from gemma_lora.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
+from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json
+from gemma_lora.verdict import MARGIN, RULE, Estimate, clustered_mean, paired_difference
+from gemma_lora.verdict import decide as rule_of
+
+__all__ = ["SCHEMA_VERSION", "decide"]
+
+SCHEMA_VERSION = 1
+
+_UNIT = "question (repeats averaged; near-duplicates share a cluster)"
+
+
+def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) -> dict[str, Any]:
+    """Pair, estimate, apply the rule; returns what it wrote to verdict.json."""
+    folder = run.judgements(judge_slug)
+    judgements = read_jsonl(folder / "judgements.jsonl", Judgement, console)
+    questions, strangers = pair_up(
+        read_jsonl(run.test_rows, Example, console),
+        {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
+        judgements,
+    )
+    judge = _judge_facts(config, run, judge_slug)
+    complete = [q for q in questions if q.difference() is not None]
+    if not complete:
+        raise _nothing_scored(run, judge, questions)
+    primary = _compare(complete, OVERALL)
+    assert primary is not None  # `complete` holds at least one pair
+    arms = {arm: _arm_facts(arm, questions) for arm in ARMS}
+    verdict: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": rule_of(_interval(primary), MARGIN),
+        "primary": primary,
+        "dimensions": {name: _compare(questions, name) for name in DIMENSIONS},
+        "arms": arms,
+        "win_tie_loss": _win_tie_loss(complete),
+        "unscored": {arm: arms[arm]["unscored"] for arm in ARMS},
+        "judge": judge,
+        "forgetting": None,
+        "rule": RULE,
+        "questions": len(questions),
+        "pairs_lost": len(questions) - len(complete),
+        "judgements_left_out": strangers,
+        "model": config.model.model,
+        "starter_model": config.model.model.split("@")[0] == "starter",
+        "scope": "this checkpoint (one training run, one seed)",
+        "max_new_tokens": config.answer.max_new_tokens,
+    }
+    saved = _saved_warnings(run, judge_slug)
+    verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
+    write_json(folder / "verdict.json", verdict)
+    return verdict
+
+
+def _compare(questions: Sequence[PairedQuestion], dimension: str) -> dict[str, Any] | None:
+    """The paired comparison in one dimension, over the questions where both arms have it."""
+    pairs = [
+        (base, tuned, question.cluster)
+        for question in questions
+        if (base := question.scored["base"].scores[dimension]) is not None
+        and (tuned := question.scored["tuned"].scores[dimension]) is not None
+    ]
+    if not pairs:
+        return None
+    base, tuned, clusters = zip(*pairs, strict=True)
+    result = paired_difference(base, tuned, clusters)
+    difference = result.difference
+    return {
+        "dimension": dimension,
+        "base_mean": _number(result.base.mean),
+        "tuned_mean": _number(result.tuned.mean),
+        "difference": _number(difference.mean),
+        "ci95": _pair(difference),
+        "p_value": difference.p_value,
+        "n": difference.n,
+        "unit": _UNIT,
+        "clusters": difference.clusters,
+        "method": difference.method,
+        "margin": MARGIN,
+        "standard_error": _number(difference.standard_error),
+        "base_ci95": _pair(result.base),
+        "tuned_ci95": _pair(result.tuned),
+        "note": difference.note,
+    }
+
+
+def _win_tie_loss(complete: Sequence[PairedQuestion]) -> dict[str, int]:
+    base = [question.scored["base"].scores[OVERALL] or 0.0 for question in complete]
+    tuned = [question.scored["tuned"].scores[OVERALL] or 0.0 for question in complete]
+    result = paired_difference(base, tuned)
+    return {"win": result.win, "tie": result.tie, "loss": result.loss}
+
+
+def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
+    """Counts and means of one arm, over all its scored answers (paired or not)."""
+    answers = [answer for q in questions if (answer := q.answers[arm]) is not None]
+    scored = [q for q in questions if q.scored[arm].overall is not None]
+    missing = [q.scored[arm] for q in questions if q.scored[arm].overall is None]
+    means: dict[str, float | None] = {}
+    for name in (OVERALL, *DIMENSIONS):
+        found = [value for q in scored if (value := q.scored[arm].scores[name]) is not None]
+        means[name] = _number(clustered_mean(found, low=1, high=10).mean) if found else None
+    return {
+        "questions": len(questions),
+        "answered": len(answers),
+        "scored": len(scored),
+        "unscored": len(missing),
+        "unscored_reasons": dict(Counter(reason for s in missing for reason in s.reasons)),
+        "repeats_unscored": sum(q.scored[arm].failed for q in scored),
+        "means": means,
+        "tokens_mean": _number(fmean(a.tokens for a in answers)) if answers else None,
+        "characters_median": median(len(a.answer) for a in answers) if answers else None,
+        "stopped_by_limit": sum(answer.stopped_by == "limit" for answer in answers),
+        "empty": sum(not answer.answer.strip() for answer in answers),
+    }
+
+
+def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
+    """judge.json (written by the judge), with name and slug also where the file is absent."""
+    path = run.judgements(slug) / "judge.json"
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    name = str(known.get("name", config.judge.judge))
+    facts = {key: value for key, value in known.items() if key != "warnings"}
+    return {
+        **facts,
+        "name": name,
+        "kind": known.get("kind", name.split(":")[0]),
+        "is_llm": known.get("is_llm", False if name == "lexical" else None),
+        "snapshot": known.get("snapshot"),
+        "slug": slug,
+        "requested": config.judge.judge,
+    }
+
+
+def _saved_warnings(run: RunDir, slug: str) -> list[str]:
+    """What the stages warned of, from the files where they saved it."""
+    files = [run.audit, run.training, run.root / "answers" / "test" / "answer.json"]
+    files.append(run.judgements(slug) / "judge.json")
+    found: list[str] = []
+    for file in files:
+        if file.exists():
+            found += [str(text) for text in read_json(file).get("warnings", [])]
+    return found
+
+
+def _nothing_scored(
+    run: RunDir, judge: dict[str, Any], questions: Sequence[PairedQuestion]
+) -> JudgeError:
+    lines: list[str] = []
+    for arm in ARMS:
+        reasons = Counter(reason for q in questions for reason in q.scored[arm].reasons)
+        lines += [f"{arm}: {count} x {reason}" for reason, count in reasons.most_common(4)]
+    return JudgeError(
+        f"not one of {len(questions)} questions is scored in both arms, so there is nothing to decide on",
+        where=f"{run.root} (judge {judge['name']})",
+        details=lines,
+        expected="at least one question with both answers scored; 60 or more for a useful verdict",
+        remedy=f"mend the judge, then: gemma-lora judge {run.root} --judge {judge['requested']}",
+    )
+
+
+def _interval(comparison: dict[str, Any]) -> tuple[float, float] | None:
+    ci95 = comparison["ci95"]
+    return None if ci95 is None else (ci95[0], ci95[1])
+
+
+def _pair(estimate: Estimate) -> list[float] | None:
+    if estimate.ci95 is None:
+        return None
+    return [round(estimate.ci95[0], 6), round(estimate.ci95[1], 6)]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

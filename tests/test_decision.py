@@ -1,0 +1,270 @@
+"""From a run folder's judgements to verdict.json: pairing, counting, caveats."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from support.made_run import SLUG, make_config, make_run
+
+from gemma_lora.console import Console
+from gemma_lora.decision import decide
+from gemma_lora.errors import JudgeError
+from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
+from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
+
+QUIET = Console(quiet=True, stream=io.StringIO())
+
+
+def row(number: int, cluster: str | None = None) -> Example:
+    return Example(
+        id=f"q{number}",
+        messages=(
+            Message(role="user", content=f"question {number}"),
+            Message(role="assistant", content=f"reference {number}"),
+        ),
+        cluster=cluster or f"c{number}",
+        line=number + 2,
+    )
+
+
+def answer(
+    example: Example, text: str = "an answer of usual length", stopped: str = "end"
+) -> Answer:
+    return Answer(
+        id=example.id,
+        messages=example.prompt,
+        reference=example.reference,
+        answer=text,
+        tokens=5,
+        stopped_by=stopped,
+        cluster=example.cluster,
+    )
+
+
+def word(
+    name: str, arm: str, overall: float | None, repeat: int = 0, reason: str | None = None
+) -> Judgement:
+    scores = {**dict.fromkeys(DIMENSIONS, overall), "fluency": None}
+    return Judgement(
+        id=name, arm=arm, repeat=repeat, scores=scores, overall=overall, reasoning="", unscored_reason=reason
+    )  # fmt: skip
+
+
+class Made:
+    """A run folder of plain rows, all parts of which a test may set."""
+
+    def __init__(self, folder: Path, count: int = 40) -> None:
+        self.run = RunDir(folder)
+        self.rows = [row(i) for i in range(count)]
+        self.answers = {arm: [answer(r) for r in self.rows] for arm in ("base", "tuned")}
+        self.words = [
+            word(r.id, arm, level + (i % 3))
+            for i, r in enumerate(self.rows)
+            for arm, level in (("base", 3.0), ("tuned", 5.0 + i % 2))
+        ]
+        self.config = make_config()
+
+    def decide(self) -> dict:
+        write_jsonl(self.run.test_rows, self.rows)
+        for arm, rows in self.answers.items():
+            write_jsonl(self.run.answers(arm), rows)
+        write_jsonl(self.run.judgements("j") / "judgements.jsonl", self.words)
+        return decide(self.config, self.run, QUIET, judge_slug="j")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def test_fields_are_those_of_the_contract(tmp_path):
+    run, config = make_run(tmp_path)
+    verdict = decide(config, run, QUIET, judge_slug=SLUG)
+    assert verdict == read_json(run.judgements(SLUG) / "verdict.json")
+    contract = "schema_version verdict primary dimensions arms win_tie_loss unscored judge forgetting warnings"
+    assert set(contract.split()) <= set(verdict)
+    fields = "dimension base_mean tuned_mean difference ci95 p_value n unit clusters method margin"
+    assert set(fields.split()) <= set(verdict["primary"])
+    assert verdict["primary"]["dimension"] == "overall"
+    assert set(verdict["dimensions"]) == set(DIMENSIONS)
+    assert {"name", "kind", "is_llm", "snapshot"} <= set(verdict["judge"])
+    assert verdict["forgetting"] is None
+    assert verdict["verdict"] == "better"
+    assert not run.verdict.exists()  # the copy at the top is the report's
+    json.dumps(verdict, allow_nan=False)
+
+
+def test_means_are_those_of_the_paired_questions(tmp_path):
+    run, config = make_run(tmp_path)
+    verdict = decide(config, run, QUIET, judge_slug=SLUG)
+    words = read_jsonl(run.judgements(SLUG) / "judgements.jsonl", Judgement)
+    by_arm = {
+        arm: {w.id: w.overall for w in words if w.arm == arm and w.overall is not None}
+        for arm in ("base", "tuned")
+    }
+    both = by_arm["base"].keys() & by_arm["tuned"].keys()
+    assert verdict["primary"]["n"] == len(both) == 77
+    assert verdict["pairs_lost"] == 3
+    assert verdict["primary"]["tuned_mean"] == pytest.approx(
+        fmean(by_arm["tuned"][i] for i in both), abs=1e-6
+    )
+    assert verdict["primary"]["difference"] == pytest.approx(
+        fmean(by_arm["tuned"][i] - by_arm["base"][i] for i in both), abs=1e-6
+    )
+    assert verdict["unscored"] == {"base": 1, "tuned": 2}
+    assert sum(verdict["win_tie_loss"].values()) == 77
+
+
+def test_a_failed_judgement_is_missing_and_not_a_low_score(made: Made):
+    before = made.decide()["primary"]
+    made.words = [
+        w if (w.id, w.arm) != ("q0", "tuned") else word("q0", "tuned", None, reason="time-out")
+        for w in made.words
+    ]
+    verdict = made.decide()
+    assert verdict["unscored"] == {"base": 0, "tuned": 1}
+    assert verdict["arms"]["tuned"]["unscored_reasons"] == {"time-out": 1}
+    assert verdict["primary"]["n"] == before["n"] - 1
+    assert verdict["primary"]["difference"] == pytest.approx(before["difference"], abs=0.05)
+    assert any("unequally" in text for text in verdict["warnings"])
+
+
+def test_a_score_beside_a_reason_does_not_count(made: Made):
+    made.words[0] = word("q0", "base", 9.0, reason="out of range")
+    verdict = made.decide()
+    assert verdict["unscored"]["base"] == 1
+
+
+def test_repeats_are_averaged_inside_the_question(made: Made):
+    once = made.decide()["primary"]
+    made.words = [
+        word(w.id, w.arm, w.overall + shift, repeat)
+        for w in made.words
+        for repeat, shift in enumerate((-0.5, 0.0, 0.5))
+    ]
+    thrice = made.decide()["primary"]
+    assert thrice["n"] == once["n"]
+    assert thrice["ci95"] == pytest.approx(once["ci95"], abs=1e-6)
+
+
+def test_a_question_with_one_good_repeat_is_scored(made: Made):
+    made.words.append(word("q0", "base", None, repeat=1, reason="garbage"))
+    verdict = made.decide()
+    assert verdict["unscored"]["base"] == 0
+    assert verdict["arms"]["base"]["repeats_unscored"] == 1
+
+
+def test_the_later_judgement_of_the_same_request_counts(made: Made):
+    made.words.insert(0, word("q0", "base", None, reason="time-out"))
+    assert made.decide()["unscored"]["base"] == 0
+
+
+def test_near_duplicates_widen_the_interval(made: Made):
+    alone = made.decide()["primary"]
+    made.rows = [row(i, cluster=f"c{i % 8}") for i in range(40)]
+    together = made.decide()["primary"]
+    assert together["clusters"] == 8
+    assert together["n"] == alone["n"]
+    assert together["ci95"] != alone["ci95"]
+    assert any("8 groups of near-duplicates" in text for text in made.decide()["warnings"])
+
+
+def test_what_was_not_judged_or_not_answered_is_counted(made: Made):
+    made.answers["tuned"] = made.answers["tuned"][:-2]
+    made.words = [w for w in made.words if w.id not in ("q0", "q38", "q39")]
+    verdict = made.decide()
+    assert verdict["arms"]["tuned"]["unscored_reasons"] == {"not judged": 1, "not answered": 2}
+    assert verdict["arms"]["base"]["unscored_reasons"] == {"not judged": 3}
+    assert verdict["pairs_lost"] == 3
+
+
+def test_judgements_of_unknown_answers_are_left_out_and_told(made: Made):
+    made.words.append(word("stranger", "base", 10.0))
+    verdict = made.decide()
+    assert verdict["primary"]["n"] == 40
+    assert any("belong to no answer" in text for text in verdict["warnings"])
+
+
+def test_a_dimension_that_nobody_measured_is_null(made: Made):
+    verdict = made.decide()
+    assert verdict["dimensions"]["fluency"] is None
+    assert verdict["dimensions"]["accuracy"]["n"] == 40
+
+
+def test_nothing_scored_is_an_error_with_the_reasons_and_writes_nothing(made: Made):
+    made.words = [word(w.id, w.arm, None, reason="HTTP 401") for w in made.words]
+    with pytest.raises(JudgeError, match="nothing to decide") as caught:
+        made.decide()
+    assert caught.value.exit_code == 4
+    assert "base: 40 x HTTP 401" in caught.value.details
+    assert not (made.run.judgements("j") / "verdict.json").exists()
+
+
+def test_partial_folder_without_split_still_decides(made: Made):
+    made.decide()
+    made.run.test_rows.unlink()
+    verdict = decide(made.config, made.run, QUIET, judge_slug="j")
+    assert verdict["primary"]["n"] == 40
+
+
+def test_an_empty_folder_is_the_same_error(tmp_path):
+    with pytest.raises(JudgeError):
+        decide(make_config(), RunDir(tmp_path), QUIET, judge_slug="j")
+
+
+class TestCaveats:
+    def test_a_sound_run_has_only_the_seed(self, made: Made):
+        assert [text[:16] for text in made.decide()["warnings"]] == ["One training run"]
+
+    def test_demonstration_model_and_lexical_judge_say_how_to_do_better(self, made: Made):
+        made.config = make_config(judge="lexical", model="starter")
+        verdict = made.decide()
+        assert verdict["starter_model"] is True
+        first, second, *_ = verdict["warnings"]
+        assert "--model google/gemma-2b-it" in first
+        assert "licence" in first
+        assert "hf auth login" in first
+        assert "not a language model" in second
+
+    def test_base_that_never_stops(self, made: Made):
+        made.answers["base"] = [answer(r, stopped="limit") for r in made.rows]
+        assert any("makes `better` easy" in text for text in made.decide()["warnings"])
+
+    def test_length_gap_and_empty_answers(self, made: Made):
+        made.answers["tuned"] = [answer(r, "long words " * 20) for r in made.rows]
+        made.answers["base"][0] = answer(made.rows[0], " ")
+        text = " ".join(made.decide()["warnings"])
+        assert "tuned answers are much longer" in text
+        assert "1 base answers are empty" in text
+
+    def test_few_questions(self, tmp_path):
+        made = Made(tmp_path, count=12)
+        assert any(text.startswith("Only 12 questions") for text in made.decide()["warnings"])
+
+    def test_many_unscored(self, made: Made):
+        made.words = [
+            w if w.id not in ("q1", "q2", "q3") else word(w.id, w.arm, None, reason="cut off")
+            for w in made.words
+        ]
+        assert any("more than 5 %" in text for text in made.decide()["warnings"])
+
+    def test_small_but_real(self, made: Made):
+        made.words = [
+            word(r.id, arm, 5 + (0.3 + 0.02 * (i % 2)) * (arm == "tuned"))
+            for i, r in enumerate(made.rows)
+            for arm in ("base", "tuned")
+        ]
+        verdict = made.decide()
+        assert verdict["verdict"] == "better"
+        assert any("real but small" in text for text in verdict["warnings"])
+
+    def test_warnings_of_earlier_stages_are_kept_once(self, made: Made):
+        write_json(made.run.audit, {"warnings": ["odd cell"]})
+        write_json(made.run.training, {"warnings": ["odd cell", "loss rose"]})
+        warnings = made.decide()["warnings"]
+        assert warnings.count("odd cell") == 1
+        assert "loss rose" in warnings

@@ -1,0 +1,266 @@
+"""JSON and JSON lines to rows, with every fault located.
+
+Accepted: a list of objects; an object with one list of objects inside; one object a line. Strings
+are taken as they are, numbers and `true`/`false` as written in the file, `null` and absent keys as
+empty text; lists and objects stay, for columns of messages. Rows of the self-instruct form
+(`instances: [{input, output}]`) become one row for each instance. Reads no file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from gemma_lora.data.decoding import BAD_CHARACTER
+from gemma_lora.data.table import Cell, Problem, quoted
+from gemma_lora.errors import DataError
+
+__all__ = ["JsonRows", "looks_like_json", "read_json_rows"]
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_Object = dict[str, Any]
+
+
+@dataclass(slots=True)
+class JsonRows:
+    """Rows under `columns` (all keys, in order of appearance); see `table.Table` for the fields."""
+
+    format: str = "json"
+    columns: list[str] = field(default_factory=list[str])
+    rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    blank: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+    notes: list[str] = field(default_factory=list[str])
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> _Object:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = [name for name, count in Counter(k for k, _ in pairs).items() if count > 1]
+        raise _DuplicateKey(f"the key {quoted(twice[0])} is given twice")
+    return found
+
+
+# numbers stay as written: 1.0 and 007-like ids must not change on their way into a prompt
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=str
+)
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether the content, whatever the file's name, is a JSON list or object."""
+    return re.match(r'\s*(?:\[\s*[\[{\]]|\{\s*["}])', text) is not None
+
+
+def read_json_rows(text: str, *, where: str, lines_wanted: bool) -> JsonRows:
+    """Parse `text`; `lines_wanted` where the file's name says JSON lines."""
+    found = JsonRows()
+    objects: list[tuple[int, _Object]] = []
+    start = _skip(text, 0)
+    try:
+        if text.startswith("[", start) and not (lines_wanted and _line_is_list(text, start)):
+            _read_list(text, start, objects, found)
+        elif _is_lines(text, start, lines_wanted):
+            found.format = "jsonl"
+            _read_lines(text, objects, found)
+        else:
+            _read_object(text, start, objects, found, where)
+    except json.JSONDecodeError as error:
+        line, column = _place(text, error.pos)
+        raise DataError(
+            f"line {line}, column {column}: no valid JSON: {error.msg}",
+            where=where,
+            remedy="correct this place; a file with one object a line should be named .jsonl",
+        ) from None
+    except (_DuplicateKey, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"cannot be read as JSON: {reason}", where=where) from None
+    objects = _flatten_instances(objects, found)
+    _tabulate(objects, found)
+    return found
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _place(text: str, position: int) -> tuple[int, int]:
+    """Physical line and column, both from 1."""
+    return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+
+
+def _line_is_list(text: str, start: int) -> bool:
+    """The first line is a whole JSON value by itself, and more lines follow."""
+    end = text.find("\n", start)
+    try:
+        _DECODER.decode(text[start : end if end >= 0 else len(text)])
+    except (ValueError, RecursionError):
+        return False
+    return end >= 0 and _skip(text, end) < len(text)
+
+
+def _is_lines(text: str, start: int, lines_wanted: bool) -> bool:
+    """One object a line, rather than one object for the whole file."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        if lines_wanted:
+            return True
+        following = text.find("\n", start)
+        return following >= 0 and text.startswith("{", _skip(text, following))
+    if _skip(text, end) < len(text):
+        return True
+    return lines_wanted or not (isinstance(value, dict) and _lists_inside(cast(_Object, value)))
+
+
+def _lists_inside(value: _Object) -> list[str]:
+    return [
+        name
+        for name, inner in value.items()
+        if isinstance(inner, list)
+        and inner
+        and all(isinstance(item, dict) for item in cast(list[Any], inner))
+    ]
+
+
+def _read_list(text: str, start: int, objects: list[tuple[int, _Object]], found: JsonRows) -> None:
+    """Walk the list item by item, so that each row knows its line."""
+    at, line, counted = _skip(text, start + 1), 1, 0
+    if text.startswith("]", at):
+        return
+    while True:
+        line, counted = line + text.count("\n", counted, at), at
+        value, end = _DECODER.raw_decode(text, at)
+        if isinstance(value, dict):
+            objects.append((line, cast(_Object, value)))
+        else:
+            found.problems.append(_no_object(line, value))
+        at = _skip(text, end)
+        if text.startswith("]", at):
+            return
+        if not text.startswith(",", at):
+            raise json.JSONDecodeError("a comma or ] should follow", text, at)
+        at = _skip(text, at + 1)
+
+
+def _read_lines(text: str, objects: list[tuple[int, _Object]], found: JsonRows) -> None:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = _DECODER.decode(line)
+        except json.JSONDecodeError as error:
+            found.problems.append(
+                Problem(
+                    number, f", column {error.pos + 1}: no valid JSON: {error.msg}", "invalid JSON"
+                )
+            )
+            continue
+        except (_DuplicateKey, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            found.problems.append(Problem(number, f": {reason}", "invalid JSON"))
+            continue
+        if isinstance(value, dict):
+            objects.append((number, cast(_Object, value)))
+        else:
+            found.problems.append(_no_object(number, value))
+
+
+def _read_object(
+    text: str, start: int, objects: list[tuple[int, _Object]], found: JsonRows, where: str
+) -> None:
+    """The one list of objects inside the file's one object."""
+    value, _ = _DECODER.raw_decode(text, start)
+    names = _lists_inside(cast(_Object, value)) if isinstance(value, dict) else []
+    if len(names) != 1:
+        keys = ", ".join(quoted(name, 30) for name in cast(_Object, value)) if names else ""
+        raise DataError(
+            f"holds {len(names)} lists of objects" + (f": {keys}" if keys else ""),
+            where=where,
+            expected="a list of objects, one list inside an object, or one object a line",
+        )
+    at = start + 1
+    while True:  # find where that list begins
+        name, end = _DECODER.raw_decode(text, _skip(text, at))
+        at = _skip(text, _skip(text, end) + 1)
+        if name == names[0]:
+            break
+        _, end = _DECODER.raw_decode(text, at)
+        at = _skip(text, end) + 1
+    found.notes.append(f"the rows are the list {quoted(names[0], 30)} inside the file")
+    _read_list(text, at, objects, found)
+
+
+def _no_object(line: int, value: Any) -> Problem:
+    return Problem(line, f": {quoted(str(value), 30)} where an object should be", "no object")
+
+
+def _flatten_instances(
+    objects: list[tuple[int, _Object]], found: JsonRows
+) -> list[tuple[int, _Object]]:
+    """Self-instruct form: each instance is a row with the instruction repeated."""
+    if not objects or not all(
+        _is_instances(row.get("instances")) and "output" not in row for _, row in objects
+    ):
+        return objects
+    found.notes.append("self-instruct form: each entry of `instances` is a row of its own")
+    return [
+        (line, {**{k: v for k, v in row.items() if k != "instances"}, **instance})
+        for line, row in objects
+        for instance in cast(list[_Object], row["instances"])
+    ]
+
+
+def _is_instances(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(cast(list[Any], value))
+        and all(isinstance(i, dict) and "output" in i for i in cast(list[Any], value))
+    )
+
+
+def _tabulate(objects: list[tuple[int, _Object]], found: JsonRows) -> None:
+    columns: dict[str, int] = {}
+    for _, row in objects:
+        for name in row:
+            columns.setdefault(name, len(columns))
+    found.columns = list(columns)
+    for line, row in objects:
+        cells = [_cell(row.get(name)) for name in columns]
+        if not any(cells):
+            found.blank += 1
+            continue
+        bad = next(
+            (
+                name
+                for name, cell in zip(columns, cells, strict=True)
+                if BAD_CHARACTER.search(
+                    cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+                )
+            ),
+            None,
+        )
+        if bad is None:
+            found.rows.append(cells)
+            found.lines.append(line)
+        else:
+            text = f", {quoted(bad, 30)}: a NUL, an undecodable byte or half of a surrogate pair"
+            found.problems.append(Problem(line, text, "bad character"))
+
+
+def _cell(value: Any) -> Cell:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return cast(Cell, value)

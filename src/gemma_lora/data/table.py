@@ -1,0 +1,95 @@
+"""What a data file holds once read: named columns, cells as text, the line each row begins at.
+
+`Table` is the result of `reading.read_table`; `Problem` is one located fault. Rows with a fault are
+not among `rows`: `examples.load_examples` stops on the problems or counts them, as the user chose.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemma_lora.errors import DataError
+
+__all__ = ["Cell", "Problem", "Table", "quoted", "raise_problems"]
+
+Cell = str | list[Any] | dict[str, Any]
+"""Text as written; lists and objects occur in JSON files only, for columns of messages."""
+
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One fault of one row: physical line from 1, character or cell in the text, and its kind."""
+
+    line: int
+    text: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}{self.text}"
+
+
+@dataclass(slots=True)
+class Table:
+    """Columns and rows of one file, and how it was read."""
+
+    where: str
+    """The file as the user named it."""
+    format: str
+    """`csv`, `tsv`, `json` or `jsonl`."""
+    encoding: str
+    encoding_how: str
+    delimiter: str | None
+    columns: list[str]
+    """Names as written, outer spaces stripped; "" for an unnamed column that is left out."""
+    rows: list[list[Cell]]
+    lines: array[int]
+    """For each row of `rows` the physical line it begins at, from 1."""
+    header_line: int | None = None
+    blank: int = 0
+    """Rows without any text, left out."""
+    problems: list[Problem] = field(default_factory=list[Problem])
+    notes: list[str] = field(default_factory=list[str])
+    """Decisions of the reader that the user should see."""
+
+    @property
+    def rows_read(self) -> int:
+        """Rows found, faulty ones included, blank ones not."""
+        return len(self.rows) + len({problem.line for problem in self.problems})
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """`text` shortened and with every control character written out, for messages."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return repr(short)
+
+
+def raise_problems(
+    where: str,
+    problems: Sequence[Problem],
+    *,
+    first: Iterable[str] = (),
+    remedy: str | None = None,
+) -> None:
+    """Raise one DataError that lists the problems by line; nothing where there are none."""
+    ordered = sorted(problems)
+    details = [*first, *(str(problem) for problem in ordered[:_LISTED])]
+    if len(ordered) > _LISTED:
+        details.append(f"and {len(ordered) - _LISTED} more")
+    if not details:
+        return
+    kinds: dict[str, int] = {}
+    for problem in ordered:
+        kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
+    counted = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    raise DataError(
+        counted or "cannot be used",
+        where=where,
+        details=details,
+        remedy=remedy
+        or "correct these places, or drop the rows that are named here with --on-bad-row skip",
+    )

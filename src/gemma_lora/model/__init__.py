@@ -1,0 +1,37 @@
+"""Base models and adapters: naming them, checking them before anything is loaded, loading, saving.
+
+`reference` finds a model (shipped, local, hub) and fetches its files, `safety` refuses folders that
+name code or unsafe files, `families` is the one table of what each Gemma family stands, `load`
+decides device and precision and loads, `adapter` makes, writes and reads LoRA adapters.
+Only safetensors are read, and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+from gemma_lora.model.adapter import attach_lora, load_adapter, save_adapter
+from gemma_lora.model.load import (
+    BaseFacts,
+    Choice,
+    check_access,
+    decide_device,
+    decide_precision,
+    load_base,
+    load_format,
+)
+from gemma_lora.model.reference import BaseRef, resolve, weights_digest
+
+__all__ = [
+    "BaseFacts",
+    "BaseRef",
+    "Choice",
+    "attach_lora",
+    "check_access",
+    "decide_device",
+    "decide_precision",
+    "load_adapter",
+    "load_base",
+    "load_format",
+    "resolve",
+    "save_adapter",
+    "weights_digest",
+]

@@ -1,0 +1,36 @@
+"""Fixtures that several test modules share; everything is built without a network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))  # `support` is importable from every test folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Folder of a tiny random model of a family, made once: `tiny_folder("gemma2")`."""
+    from support.tiny import save_tiny
+
+    made: dict[str, Path] = {}
+
+    def make(family: str = "gemma") -> Path:
+        if family not in made:
+            made[family] = save_tiny(tmp_path_factory.mktemp("tiny") / family, family)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def large_tokenizer():
+    """The 256,000-piece tokenizer with Gemma's ids (about a second to build)."""
+    from support.tiny import large_tokenizer as build
+
+    return build()

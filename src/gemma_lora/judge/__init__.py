@@ -1,0 +1,13 @@
+"""Who judges the answers, and how: names, prompts, backends, cache, engine.
+
+A judge scores each answer alone, 1 to 10 on five dimensions and overall, without knowing which arm
+gave it. What cannot be scored is unscored with its reason, never a number. The stage's functions:
+`probe`, `where_data_goes`, `judge`, `slug`, `fingerprint`.
+"""
+
+from __future__ import annotations
+
+from gemma_lora.judge.names import Target, resolve, slug, where_data_goes
+from gemma_lora.judge.stage import fingerprint, judge, probe
+
+__all__ = ["Target", "fingerprint", "judge", "probe", "resolve", "slug", "where_data_goes"]

@@ -1,0 +1,142 @@
+"""The words put to a judge, and the form its reply must have.
+
+Reads the versioned template in `prompts/`. Question, reference and answer are JSON-encoded and put
+between marker lines with a random code. Inside the markers only, what could be taken for a marker, a
+chat template's control token or invisible steering (zero-width and bidirectional characters, Unicode
+tags) is written as a JSON escape: the judge sees that it is there, and nothing is lost, since the
+escaped text decodes to the original. The template is rendered in one pass in Jinja's immutable
+sandbox: text that looks like template syntax stays text. Which arm an answer comes from is not here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gemma_lora.records import DIMENSIONS, Message
+from gemma_lora.rundir import digest
+
+__all__ = ["PROMPT_NAME", "SCHEMA", "SCORES", "Prompt", "encode", "prompt_hash", "render"]
+
+PROMPT_NAME = "pointwise-v1"
+SCORES: tuple[str, ...] = (*DIMENSIONS, "overall")
+
+# an enum instead of minimum/maximum, every field required: the subset all strict servers take
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "reasoning": {"type": "string"},
+        **{name: {"type": "integer", "enum": list(range(1, 11))} for name in SCORES},
+    },
+    "required": ["reasoning", *SCORES],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Both messages of one request, and the code of its markers."""
+
+    system: str
+    user: str
+    fence: str
+
+
+def prompt_hash() -> str:
+    """SHA-256 of the template file: part of every verdict and of the cache key."""
+    return hashlib.sha256(_source().encode("utf-8")).hexdigest()
+
+
+def schema_hash() -> str:
+    return digest(SCHEMA)
+
+
+def render(
+    messages: Sequence[Message], reference: str | None, answer: str, *, complaint: str = ""
+) -> Prompt:
+    """The request for one answer. `complaint`: our own words on why the last reply was unusable."""
+    fence = secrets.token_hex(8)
+    turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+    alone = len(messages) == 1 and messages[0].role == "user"
+    values = {
+        "fence": fence,
+        "question": encode(messages[0].content if alone else turns),
+        "reference": None if reference is None else encode(reference),
+        "answer": encode(answer),
+        "schema_text": json.dumps(SCHEMA),
+        "complaint": complaint,
+    }
+    template = _template()
+    context = template.new_context(values)
+    system, user = ("".join(template.blocks[part](context)) for part in ("system", "user"))
+    return Prompt(system, user, fence)
+
+
+def encode(value: Any) -> str:
+    """`value` as JSON that holds no marker, no control token and nothing invisible; decodes to `value`."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = _LOOKALIKE.sub(_escape_brackets, text)
+    return "".join(_escape(c) if _is_hidden(c) else c for c in text)
+
+
+# runs of angle brackets in any guise (a marker's), and the control tokens of the common chat
+# templates, which some servers would take for real ones inside a message
+_ANGLES = "<>\u2039\u203a\u00ab\u00bb\u2329\u232a\u27e8\u27e9\u27ea\u27eb\u276e\u276f\u3008\u3009\u300a\u300b\ufe64\ufe65\uff1c\uff1e"
+_LOOKALIKE = re.compile(
+    rf"[{_ANGLES}]{{2,}}"
+    r"|<\|[^<>\n]{0,60}\|?>|<\|"
+    r"|</?(?:s|bos|eos|pad|unk|think|(?:start|end)_of_\w{1,20}|turn\|?|system|user|assistant)>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]",
+    re.IGNORECASE,
+)
+# letters and marks that are drawn as nothing
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+
+
+def _escape_brackets(match: re.Match[str]) -> str:
+    # only brackets and bars: a match may run across a JSON escape, which must stay whole
+    return "".join(_escape(c) if c in _ANGLES or c in "[]|" else c for c in match.group())
+
+
+def _is_hidden(char: str) -> bool:
+    if char.isascii():
+        return False
+    code = ord(char)
+    return (
+        unicodedata.category(char) in ("Cf", "Cc", "Cs", "Co", "Zl", "Zp")
+        or 0xFE00 <= code <= 0xFE0F
+        or 0xE0000 <= code <= 0xE0FFF
+        or char in _BLANKS
+    )
+
+
+def _escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(
+        f"\\u{int.from_bytes(units[i : i + 2], 'big'):04x}" for i in range(0, len(units), 2)
+    )
+
+
+@cache
+def _source() -> str:
+    file = resources.files("gemma_lora.judge") / "prompts" / f"{PROMPT_NAME}.jinja"
+    return file.read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Any:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False
+    )
+    return environment.from_string(_source())

@@ -1,0 +1,92 @@
+"""Valid replies kept on disk, so that the same question to the same judge is paid for once.
+
+One small JSON file for each reply under `$GEMMA_LORA_CACHE/judge` (else `$XDG_CACHE_HOME/gemma-lora/
+judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two processes can share it
+and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model),
+the template, the schema, the parameters and the fields; never of the rendered prompt, whose marker
+code changes with each call. An entry is validated again when it is read; a damaged one counts as
+absent. A folder that cannot be written costs a warning, not the run. Holds no key and no prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from gemma_lora.console import Console
+from gemma_lora.judge.reading import Unusable, Verdict, validate
+
+__all__ = ["Cached", "ReplyCache", "cache_folder"]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A reply and who gave it."""
+
+    verdict: Verdict
+    model: str | None
+    fingerprint: str | None
+
+
+def cache_folder() -> Path:
+    """Where replies are kept."""
+    root = os.environ.get("GEMMA_LORA_CACHE")
+    if root:
+        return Path(root).expanduser() / "judge"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gemma-lora" / "judge"
+
+
+class ReplyCache:
+    """`get` and `put` by digest."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+        self._writable = True
+
+    def get(self, key: str) -> Cached | None:
+        try:
+            value: Any = json.loads(self._path(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(value, dict):
+            return None
+        entry = cast(dict[str, Any], value)
+        if not isinstance(entry.get("verdict"), dict):
+            return None
+        try:
+            verdict = validate(entry["verdict"])
+        except Unusable:
+            return None
+        return Cached(verdict, entry.get("model"), entry.get("fingerprint"))
+
+    def put(self, key: str, cached: Cached) -> None:
+        if not self._writable:
+            return
+        verdict = {"reasoning": cached.verdict.reasoning, **cached.verdict.scores}
+        entry = {"verdict": verdict, "model": cached.model, "fingerprint": cached.fingerprint}
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                    json.dump(entry, stream)
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            self._writable = False
+            self._console.warn(
+                f"replies of the judge cannot be cached in {self._folder}: {error.strerror}; "
+                "set GEMMA_LORA_CACHE to a folder that can be written"
+            )
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"

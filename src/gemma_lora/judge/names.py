@@ -1,0 +1,219 @@
+"""What a judge is called, where it lives, and which key it may be given.
+
+`resolve` turns `BACKEND:MODEL` into a `Target`; it contacts nobody and reads only environment
+variables. The rule for keys, which no variable can bend: `OPENAI_API_KEY` goes to OpenAI's own host
+over https and nowhere else (`OPENAI_BASE_URL` is ignored), `GEMMA_LORA_JUDGE_KEY` goes to the server
+that the user named by its address, and `ollama:` gets none. `anthropic:` is refused with the way
+round it. Addresses with a user name, password or query are refused: secrets belong in no name,
+because names are shown, saved and made into folder names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from gemma_lora.config import JudgeConfig
+from gemma_lora.errors import ConfigError, JudgeError
+
+__all__ = ["OPENAI_HOST", "Target", "key_for", "resolve", "slug", "where_data_goes"]
+
+OPENAI_HOST = "api.openai.com"
+_OPENAI_URL = f"https://{OPENAI_HOST}/v1"
+_OLLAMA_PORT = 11434
+_FORMS = (
+    "lexical, replay:FILE, openai:MODEL, ollama:MODEL, http://HOST:PORT/v1#MODEL "
+    "(any OpenAI-compatible server), hf:MODEL (a hub id or a local folder)"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A judge's name taken apart. `address` is a base URL, a file (replay) or "" (none needed)."""
+
+    name: str
+    backend: str
+    """`lexical`, `replay`, `openai`, `ollama`, `server` or `hf`."""
+    model: str
+    address: str = ""
+
+    @property
+    def is_llm(self) -> bool:
+        return self.backend not in ("lexical", "replay")
+
+    @property
+    def is_remote(self) -> bool:
+        """True where text leaves this machine."""
+        return self.backend in ("openai", "ollama", "server") and not self.is_loopback
+
+    @property
+    def is_loopback(self) -> bool:
+        return _is_loopback(urlsplit(self.address).hostname or "")
+
+    @property
+    def host(self) -> str:
+        """Host, with the port where one is given, for messages."""
+        return urlsplit(self.address).netloc
+
+    @property
+    def key_variable(self) -> str | None:
+        """The environment variable whose value this server may be sent."""
+        if self.backend == "openai" or _is_openai(urlsplit(self.address)):
+            return "OPENAI_API_KEY"
+        return "GEMMA_LORA_JUDGE_KEY" if self.backend == "server" else None
+
+
+def resolve(name: str) -> Target:
+    """The target that `name` stands for; ConfigError (exit 2) lists the forms where it stands for none."""
+    text = name.strip()
+    if text == "lexical":
+        return Target(text, "lexical", "lexical-1")
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return _server(text)
+    backend, colon, rest = text.partition(":")
+    rest = rest.strip()
+    if backend == "anthropic":
+        raise ConfigError(
+            "anthropic: is not built in yet",
+            where=f"--judge {text}",
+            remedy="name an OpenAI-compatible address that serves the model, as "
+            "https://HOST/v1#MODEL, with its key in GEMMA_LORA_JUDGE_KEY",
+        )
+    if not colon or backend not in ("openai", "ollama", "hf", "replay"):
+        raise ConfigError(
+            "there is no such judge", where=f"--judge {text}", expected=f"one of {_FORMS}"
+        )
+    if not rest:
+        what = "file" if backend == "replay" else "model"
+        raise ConfigError(
+            f"no {what} is named after {backend}:", where=f"--judge {text}", expected=_FORMS
+        )
+    if backend == "openai":
+        return Target(text, backend, rest, _OPENAI_URL)
+    if backend == "ollama":
+        return Target(text, backend, rest, _ollama_url())
+    return Target(text, backend, rest, rest if backend == "replay" else "")
+
+
+def key_for(target: Target) -> str | None:
+    """The key to send to `target`, or None; JudgeError (exit 4) where one is needed and absent."""
+    variable = target.key_variable
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        if variable == "OPENAI_API_KEY":
+            raise JudgeError(
+                f"{variable} is not set",
+                where=target.name,
+                remedy=f"export {variable}=... , or judge offline with --judge lexical",
+            )
+        return None
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise JudgeError(
+            f"the value of {variable} has characters that no key has (spaces, line ends or others)",
+            where=target.name,
+            remedy=f"set {variable} again, without quotes or line breaks inside",
+        )
+    return key
+
+
+def slug(name: str) -> str:
+    """A folder name for a judge: readable, and different for different judges."""
+    target = resolve(name)
+    text = target.name
+    if target.backend == "replay":
+        text = f"replay:{Path(target.model).name}"
+    elif target.backend == "server":
+        text = f"{target.host}:{target.model}"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(":", "-", 1)).strip("-.")
+    if plain == target.name.replace(":", "-", 1) and len(plain) <= 80:
+        return plain
+    return f"{plain[:80]}-{hashlib.sha256(target.name.encode()).hexdigest()[:6]}"
+
+
+def where_data_goes(config: JudgeConfig, *, rows: int | None = None) -> str | None:
+    """A sentence that names the server where text leaves this machine, else None."""
+    target = resolve(config.judge)
+    if not target.is_remote:
+        return None
+    count = "the test rows" if rows is None else f"{rows} test rows"
+    return (
+        f"questions, reference answers and both answers of {count} go to {target.host} "
+        f"(judge {target.name})"
+    )
+
+
+def _server(text: str) -> Target:
+    bare, _, model = text.partition("#")
+    try:
+        parts = urlsplit(bare)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ConfigError(
+            f"the judge's address is malformed: {error}", expected="http://HOST:PORT/v1#MODEL"
+        ) from None
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise ConfigError(  # the address is not repeated: it may hold a secret
+            "the judge's address holds a user name, a password or a query",
+            expected="http://HOST:PORT/v1#MODEL",
+            remedy="put the key into GEMMA_LORA_JUDGE_KEY",
+        )
+    if not host:
+        raise ConfigError("the judge's address has no host", where=f"--judge {text}")
+    if not model.strip():
+        raise ConfigError(
+            "the judge's address names no model",
+            where=f"--judge {text}",
+            expected="http://HOST:PORT/v1#MODEL",
+        )
+    if _is_openai(parts) and (parts.scheme.lower() != "https" or port not in (None, 443)):
+        raise ConfigError(
+            "OpenAI's host is reached over https only",
+            where=f"--judge {text}",
+            remedy="use openai:MODEL",
+        )
+    shown = f"[{host}]" if ":" in host else host
+    netloc = shown if port is None else f"{shown}:{port}"
+    address = f"{parts.scheme.lower()}://{netloc}{parts.path.rstrip('/')}"
+    return Target(text, "server", model.strip(), address)
+
+
+def _ollama_url() -> str:
+    """Ollama's own variable, read as Ollama reads it: host, host:port or a URL."""
+    text = os.environ.get("OLLAMA_HOST", "").strip() or "127.0.0.1"
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "127.0.0.1", parts.port
+    except ValueError as error:
+        raise ConfigError(f"is malformed: {error}", where="OLLAMA_HOST") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("holds a user name or a password", where="OLLAMA_HOST")
+    if host in ("0.0.0.0", "::"):  # what a server listens on; a client means this machine
+        host = "127.0.0.1"
+    if port is None:
+        port = 443 if parts.scheme == "https" else _OLLAMA_PORT
+    shown = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{shown}:{port}{path.removesuffix('/v1')}/v1"
+
+
+def _is_openai(parts: SplitResult) -> bool:
+    return (parts.hostname or "").rstrip(".").lower() == OPENAI_HOST
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified

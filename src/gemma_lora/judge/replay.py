@@ -1,0 +1,129 @@
+"""Judgements that were recorded earlier, replayed from a JSON-lines file.
+
+A line is one of our own judgements, or any object with `id`, `arm` and the scores (in `scores` or
+beside them) and `overall`. Of several lines with the same id, arm and repeat the last counts, as in
+our own files. A score outside 1 to 10 makes the judgement unscored; an answer that the file does not
+know is unscored too. Refuses files that are not JSON lines, all bad lines at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from gemma_lora.errors import JudgeError
+from gemma_lora.judge.items import Item, Key, Outcome
+from gemma_lora.records import DIMENSIONS
+from gemma_lora.rundir import file_digest, read_json
+
+__all__ = ["ReplayScorer"]
+
+ABSENT = "not in the replay file"
+
+
+class ReplayScorer:
+    """Answers from the file; contacts nobody."""
+
+    kind = "replay"
+    parallel = 1
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._outcomes = _read(path)
+        self._digest = file_digest(path)
+        self.is_llm: bool | None = _origin(path)
+
+    def identity(self) -> dict[str, Any]:
+        return {"backend": "replay", "file": self._digest}
+
+    async def score(self, item: Item) -> Outcome:
+        return self._outcomes.get(item.key) or Outcome.unscored(ABSENT)
+
+    def facts(self) -> dict[str, Any]:
+        return {"snapshot": f"sha256:{self._digest}", "replayed_from": self._path.name}
+
+    async def close(self) -> None:
+        pass
+
+
+def _origin(path: Path) -> bool | None:
+    """What judge.json beside the file says of the judge that was recorded; None where it says nothing."""
+    beside = path.parent / "judge.json"
+    if path.name != "judgements.jsonl" or not beside.is_file():
+        return None
+    value = read_json(beside).get("is_llm")
+    return value if isinstance(value, bool) else None
+
+
+def _read(path: Path) -> dict[Key, Outcome]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise JudgeError("there is no such replay file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JudgeError(f"the replay file cannot be read: {error}", where=str(path)) from None
+    outcomes: dict[Key, Outcome] = {}
+    faults: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            key, outcome = _line(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        outcomes[key] = outcome
+    if faults or not outcomes:
+        raise JudgeError(
+            f"{len(faults)} lines are no judgements" if faults else "the replay file is empty",
+            where=str(path),
+            details=faults[:10] + ([f"and {len(faults) - 10} more"] if len(faults) > 10 else []),
+            expected='JSON lines such as {"id": "...", "arm": "base", "scores": {"relevance": 7, ...}, '
+            '"overall": 7}',
+        )
+    return outcomes
+
+
+def _line(value: Any) -> tuple[Key, Outcome]:
+    if not isinstance(value, dict):
+        raise ValueError("is not an object")
+    row = cast(dict[str, Any], value)
+    name, arm, repeat = row.get("id"), row.get("arm"), row.get("repeat", 0)
+    if not isinstance(name, str) or not isinstance(arm, str):
+        raise ValueError("has no `id` and `arm` as text")
+    if not isinstance(repeat, int) or isinstance(repeat, bool):
+        raise ValueError("`repeat` is not an integer")
+    return (name, arm, repeat), _outcome(row)
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    reason = row.get("unscored_reason")
+    if reason:
+        # the way to the file is whole, so this is final whatever the reason was then
+        return Outcome.unscored(f"recorded as unscored: {reason}")
+    source = row.get("scores", row)
+    if not isinstance(source, dict):
+        return Outcome.unscored("the recorded scores are not an object")
+    scores = cast(dict[str, Any], source)
+    found: dict[str, Any] = {name: scores.get(name) for name in DIMENSIONS}
+    overall = row.get("overall", scores.get("overall"))
+    wrong = [
+        f"{name} = {json.dumps(number)[:40]}"
+        for name, number in [*found.items(), ("overall", overall)]
+        if number is not None and not _in_range(number)
+    ]
+    if wrong:
+        return Outcome.unscored(f"recorded score out of range: {', '.join(wrong)}")
+    if overall is None:
+        return Outcome.unscored("no overall score was recorded")
+    reasoning = row.get("reasoning", "")
+    return Outcome(
+        scores={name: None if n is None else float(n) for name, n in found.items()},
+        overall=float(overall),
+        reasoning=reasoning if isinstance(reasoning, str) else json.dumps(reasoning),
+    )
+
+
+def _in_range(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 1 <= number <= 10

@@ -66,7 +66,8 @@ def test_header_and_row_count():
 def test_file_is_plain_utf8():
     raw = DATA.read_bytes()
     assert not raw.startswith(b"\xef\xbb\xbf")
-    assert b"\0" not in raw and b"\t" not in raw
+    assert b"\0" not in raw
+    assert b"\t" not in raw
     raw.decode("utf-8")
 
 
@@ -103,7 +104,9 @@ def test_no_near_duplicate_questions():
 def test_fences_are_closed_and_known():
     for question, answer in read_rows()[1:]:
         assert len(re.findall(r"^```", answer, re.MULTILINE)) == 2 * len(blocks(answer)), question
-        assert {language for language, _, _ in blocks(answer)} <= {"python", "text", "bash"}, question
+        assert {language for language, _, _ in blocks(answer)} <= {"python", "text", "bash"}, (
+            question
+        )
 
 
 def test_each_answer_has_python_code():
@@ -189,8 +192,15 @@ def run_row(answer):
     import traceback
     import types
 
-    kept = sys.stdin, sys.stdout, sys.stderr, list(sys.argv), list(sys.path), sys.modules["__main__"]
-    environment, folder = dict(os.environ), os.getcwd()
+    kept = (
+        sys.stdin,
+        sys.stdout,
+        sys.stderr,
+        list(sys.argv),
+        list(sys.path),
+        sys.modules["__main__"],
+    )
+    environment, folder = dict(os.environ), Path.cwd()
     known_modules = set(sys.modules)
     module = types.ModuleType("__main__")
     printed = []  # (line, text) of the block that runs
@@ -200,15 +210,20 @@ def run_row(answer):
         if file is None:
             caller = sys._getframe(1)
             if caller.f_code.co_filename == running:  # not a function from an earlier block
-                printed.append((caller.f_lineno, (" " if sep is None else sep).join(map(str, args))))
+                printed.append(
+                    (caller.f_lineno, (" " if sep is None else sep).join(map(str, args)))
+                )
 
     module.print = recording_print
     output = running = ""
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             program, work = Path(temporary, "program.py"), Path(temporary, "work")
-            program.write_text("\n\n".join(code for language, code, _ in blocks(answer) if language == "python"), "utf-8")
-            module.__file__ = str(program)  # worker processes import it, as they would import a real program
+            program.write_text(
+                "\n\n".join(code for language, code, _ in blocks(answer) if language == "python"),
+                "utf-8",
+            )
+            module.__file__ = str(program)  # worker processes import it like a real program
             work.mkdir()
             os.chdir(work)
             sys.modules["__main__"] = module
@@ -216,8 +231,14 @@ def run_row(answer):
             sys.stdin, sys.stderr = io.StringIO(), io.StringIO()
             try:
                 for number, (language, code, before) in enumerate(blocks(answer), start=1):
-                    if language == "text" and before.endswith("prints:") and code.strip() != output.strip():
-                        return f"the answer shows {code.strip()!r}, the code prints {output.strip()!r}"
+                    if (
+                        language == "text"
+                        and before.endswith("prints:")
+                        and code.strip() != output.strip()
+                    ):
+                        return (
+                            f"the answer shows {code.strip()!r}, the code prints {output.strip()!r}"
+                        )
                     if language == "python":
                         running = f"<block {number}>"
                         printed.clear()
@@ -226,7 +247,7 @@ def run_row(answer):
                         output = sys.stdout.getvalue()
                         if fault := wrong_claim(code, printed):
                             return fault
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  whatever the code raises is the finding
                 if type(error).__name__ == "ZoneInfoNotFoundError":
                     return None  # this machine has no time zone database
                 return traceback.format_exc()
@@ -239,7 +260,7 @@ def run_row(answer):
         os.environ.update(environment)
         for name in set(sys.modules) - known_modules:
             path = getattr(sys.modules[name], "__file__", None)
-            if path and not os.path.exists(path):  # a module that the answer wrote into its folder
+            if path and not Path(path).exists():  # a module that the answer wrote into its folder
                 del sys.modules[name]
         decimal.setcontext(decimal.Context())
         logging.disable(logging.NOTSET)

@@ -70,9 +70,9 @@ class DataConfig(_Section):
     """What to do with rows that cannot be read or have an empty question or answer."""
     on_long_row: Literal["drop", "keep-answer"] = "drop"
     """Rows over `--max-length`: drop them, or cut the question from the left and keep the answer."""
-    test_rows: Annotated[int | None, BeforeValidator(_auto), Field(ge=2)] = None
+    test_rows: Annotated[Annotated[int, Field(ge=2)] | None, BeforeValidator(_auto)] = None
     """Rows held out to be answered and judged. auto: a fifth, at least 60 and at most 200 where the data allow."""
-    validation_rows: Annotated[int | None, BeforeValidator(_auto), Field(ge=1)] = None
+    validation_rows: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto)] = None
     """Rows for early stopping and choice of checkpoint. auto: a tenth, 16 to 200."""
     near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Questions with at least this Jaccard similarity of five-character shingles stay on one side of the split."""
@@ -128,7 +128,7 @@ class TrainConfig(_Section):
     """Sequences computed at once."""
     accumulation: Annotated[int, Field(ge=1)] = 4
     """Batches summed before the weights change: batch x accumulation sequences make one step."""
-    learning_rate: Annotated[float | None, BeforeValidator(_auto), Field(gt=0)] = None
+    learning_rate: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_auto)] = None
     """Peak learning rate. auto: 2e-4, and 2e-3 for models under 50 million parameters."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
@@ -142,7 +142,7 @@ class TrainConfig(_Section):
     """Longest row in tokens, template included."""
     gradient_checkpointing: AutoBool = None
     """Recompute activations to save memory. auto: on a GPU from 1 billion parameters, else off."""
-    eval_steps: Annotated[int | None, BeforeValidator(_auto), Field(ge=1)] = None
+    eval_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto)] = None
     """Steps between two validations (and checkpoints). auto: four an epoch."""
     patience: Annotated[int, Field(ge=0)] = 3
     """Stop after this many validations without improvement. 0: never stop early."""

@@ -239,7 +239,7 @@ class TestCaveats:
         made.answers["base"][0] = answer(made.rows[0], " ")
         text = " ".join(made.decide()["warnings"])
         assert "tuned answers are much longer" in text
-        assert "1 base answers are empty" in text
+        assert "1 base answer is empty" in text
 
     def test_few_questions(self, tmp_path):
         made = Made(tmp_path, count=12)

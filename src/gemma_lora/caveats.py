@@ -42,10 +42,9 @@ def _model(verdict: Mapping[str, Any]) -> list[str]:
     if not verdict["starter_model"]:
         return []
     return [
-        "Demonstration model: `starter` is a tiny model that ships with gemma-lora so that everything "
-        "works offline. Its results say nothing about Gemma. For a real one: accept the licence at "
-        "huggingface.co/google/gemma-2b-it, log in with `hf auth login`, and run again with "
-        "`--model google/gemma-2b-it` (about 10 GB of memory for training in bf16)."
+        "Demonstration model: the results of `starter`, a tiny model that ships with gemma-lora, say "
+        "nothing about Gemma. For a real one accept the licence at huggingface.co/google/gemma-2b-it, log "
+        "in with `hf auth login` and add `--model google/gemma-2b-it` (training takes about 10 GB of memory)."
     ]
 
 
@@ -83,7 +82,7 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
                 if unequal
                 else "That is more than 5 %; the rest may not stand for all. "
             )
-            + "The reasons are listed with the answers; judging again asks only for what is missing."
+            + "The reasons are listed with the answers."
         )
     return lines
 
@@ -138,7 +137,8 @@ def _answers(verdict: Mapping[str, Any]) -> list[str]:
         )
     for arm, facts in (("base", base), ("tuned", tuned)):
         if facts["empty"]:
-            lines.append(f"{facts['empty']} {arm} answers are empty.")
+            noun = "answer is" if facts["empty"] == 1 else "answers are"
+            lines.append(f"{facts['empty']} {arm} {noun} empty.")
     lengths = base["characters_median"], tuned["characters_median"]
     if all(lengths) and max(lengths) >= LENGTH_RATIO * min(lengths):
         longer = "tuned" if lengths[1] > lengths[0] else "base"

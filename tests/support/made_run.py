@@ -197,6 +197,7 @@ def _judge_facts(lexical: bool, config: Config) -> dict[str, Any]:
 
 
 def _training(run: RunDir, rng: random.Random) -> None:
+    run.metrics.unlink(missing_ok=True)
     for step in range(1, 61):
         row: dict[str, Any] = {
             "step": step,

@@ -1,0 +1,167 @@
+"""report.md: the same findings as report.html, as Markdown that shows data as data.
+
+Inline text is escaped, whole texts stand in fences longer than any run of backticks inside them.
+The table lists every question; full answers are given for the worst and the best ones, and the
+text says where the others are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemma_lora.records import DIMENSIONS
+from gemma_lora.report.gathering import Material, Row, Side, facts
+from gemma_lora.report.wording import (
+    clean,
+    headline,
+    interval,
+    p_value,
+    points,
+    score,
+    sentence,
+    tally,
+)
+
+__all__ = ["markdown"]
+
+_WORST, _BEST = 10, 5
+
+
+def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) -> str:
+    """The whole document."""
+    parts = [
+        f"# Verdict: {verdict['verdict']}",
+        _inline(headline(verdict)) + ".",
+        _inline(sentence(verdict)) + " " + tally(verdict),
+        "## What to know before relying on this",
+        "\n".join(f"- {_inline(text)}" for text in verdict["warnings"]) or "Nothing.",
+        "## Scores",
+        _scores(verdict),
+        _missing(verdict),
+        f"Rule: {verdict['rule']}",
+        "## Answers",
+        _answers(material.rows),
+        "## Training",
+        _training(material),
+        "## Data",
+        _facts(material.audit) or "No audit was saved.",
+        "## Where this comes from",
+        _facts({"judge": verdict["judge"], "model": verdict["model"]}),
+        _facts(material.provenance),
+        "Configuration:\n\n" + _fence(material.config_text) if material.config_text else "",
+        f"Written {written}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _scores(verdict: Mapping[str, Any]) -> str:
+    rows = [
+        ["", "base", "tuned", "difference", "95 % interval", "p", "questions"],
+        ["---", "--:", "--:", "--:", "--:", "--:", "--:"],
+    ]
+    for name in ("overall", *DIMENSIONS):
+        row = verdict["primary"] if name == "overall" else verdict["dimensions"].get(name)
+        if row is None:
+            rows.append([name, "not measured", "", "", "", "", ""])
+            continue
+        rows.append(
+            [
+                f"**{name}**" if name == "overall" else name,
+                score(row["base_mean"]),
+                score(row["tuned_mean"]),
+                points(row["difference"]),
+                interval(row["ci95"]),
+                _inline(p_value(row["p_value"])),
+                str(row["n"]),
+            ]
+        )
+    return _table(rows)
+
+
+def _missing(verdict: Mapping[str, Any]) -> str:
+    lines: list[str] = []
+    for arm, count in verdict["unscored"].items():
+        reasons = verdict["arms"][arm]["unscored_reasons"]
+        why = "; ".join(f"{n} x {_inline(_short(reason))}" for reason, n in reasons.items())
+        lines.append(f"- {arm}: {count}" + (f" ({why})" if why else ""))
+    return "Without a score:\n\n" + "\n".join(lines)
+
+
+def _answers(rows: Sequence[Row]) -> str:
+    table = [["#", "gain", "base", "tuned", "question"], ["--:", "--:", "--:", "--:", "---"]]
+    table += [
+        [
+            str(row.number),
+            points(row.gain),
+            score(row.base.overall),
+            score(row.tuned.overall),
+            _inline(_short(row.title)),
+        ]
+        for row in rows
+    ]
+    scored = [row for row in rows if row.gain is not None]
+    shown = scored if len(scored) <= _WORST + _BEST else [*scored[:_WORST], *scored[-_BEST:]]
+    full = "\n\n".join(_question(row) for row in shown)
+    note = (
+        f"In full: the {_WORST} with the lowest and the {_BEST} with the highest gain. All others are in "
+        "report.html and in answers/test."
+        if len(shown) < len(rows)
+        else "In full:"
+    )
+    return f"Sorted by gain, worst first.\n\n{_table(table)}\n\n{note}\n\n{full}"
+
+
+def _question(row: Row) -> str:
+    parts = [f"### Question {row.number}: gain {points(row.gain)}"]
+    parts += [f"{role}:\n\n{_fence(text)}" for role, text in row.turns]
+    if row.reference is not None:
+        parts.append(f"reference:\n\n{_fence(row.reference)}")
+    parts += [_side(row.base), _side(row.tuned)]
+    return "\n\n".join(parts)
+
+
+def _side(side: Side) -> str:
+    marks = ["cut off at the token limit"] if side.cut_off else []
+    marks += [_inline(flag) for flag in side.flags] + [_inline(reason) for reason in side.reasons]
+    head = f"{side.arm}, scored {score(side.overall)}" + (f" ({'; '.join(marks)})" if marks else "")
+    text = _fence(side.answer) if side.answer is not None else "(no answer)"
+    said = f"\n\njudge on {side.arm}:\n\n{_fence(side.reasoning)}" if side.reasoning else ""
+    return f"{head}:\n\n{text}{said}"
+
+
+def _training(material: Material) -> str:
+    curves = [["step", "validation loss"], ["--:", "--:"]]
+    curves += [[str(step), f"{loss:.4f}"] for step, loss in material.validation_loss]
+    table = _table(curves) if material.validation_loss else ""
+    known = _facts(material.training)
+    return "\n\n".join(part for part in (known, table) if part) or "No training record was saved."
+
+
+def _facts(tree: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {_inline(name)}: {_inline(text)}" for name, text in facts(tree))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _inline(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read as markup."""
+    line = " ".join(str(clean(text)).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*_{}\[\]|~$#!])", r"\\\1", line)
+    # bare addresses would become links
+    return re.sub(r"(?i)\b(https?(?=:)|www(?=\.))", r"\1&#8203;", line)
+
+
+def _fence(text: str) -> str:
+    body = str(clean(text))
+    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}text\n{body}\n{ticks}"

@@ -1,0 +1,109 @@
+"""Writes the report's files.
+
+report.html is one template with its style sheet and script inside; a content security policy with
+the hashes of these two, and nothing else allowed, stands in its head, so that even markup that
+slipped through the escaping could neither run nor load anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from gemma_lora import __version__
+from gemma_lora.loading import load_config
+from gemma_lora.records import DIMENSIONS
+from gemma_lora.report import charts, wording
+from gemma_lora.report.gathering import Material, collect, facts
+from gemma_lora.report.markdown import markdown
+from gemma_lora.rundir import RunDir, write_json, write_text
+
+__all__ = ["write_report"]
+
+
+def write_report(run: RunDir, verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Write report.html, report.md and verdict.json; returns their paths by name.
+
+    They go to the top of the run folder for the judge of config.yaml, and beside its judgements for
+    any other judge, so that a second opinion never replaces the first.
+    """
+    folder = run.root if _is_primary(run, verdict) else run.judgements(verdict["judge"]["slug"])
+    material = collect(run, verdict)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    html, text = folder / "report.html", folder / "report.md"
+    write_text(html, render_html(verdict, material, written=written))
+    write_text(text, markdown(verdict, material, written=written))
+    write_json(folder / "verdict.json", dict(verdict))
+    return {
+        "report": str(html),
+        "report_md": str(text),
+        "verdict_file": str(folder / "verdict.json"),
+    }
+
+
+def render_html(verdict: Mapping[str, Any], material: Material, *, written: str) -> str:
+    """The whole page as text."""
+    style, script = _part("report.css"), _part("report.js")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {  # pyright: ignore[reportAttributeAccessIssue]
+        "score": wording.score,
+        "points": wording.points,
+        "interval": wording.interval,
+        "p_value": wording.p_value,
+        "facts": facts,
+    }
+    page = environment.from_string(_part("report.html.j2"))
+    return page.render(
+        v=verdict,
+        m=material,
+        charts=charts,
+        dimensions=DIMENSIONS,
+        headline=wording.headline(verdict),
+        sentence=wording.sentence(verdict),
+        tally=wording.tally(verdict),
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        version=__version__,
+        written=written,
+        data_name=Path(str(material.provenance.get("data", {}).get("file") or "")).name,
+    )
+
+
+def _is_primary(run: RunDir, verdict: Mapping[str, Any]) -> bool:
+    if not run.config.is_file():
+        return True
+    return load_config(run.config).judge.judge == verdict["judge"]["requested"]
+
+
+def _part(name: str) -> str:
+    return resources.files("gemma_lora.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    def source(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    return (
+        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Every value that enters the page: markup of our own as it is, text made visible, then escaped."""
+    return value if isinstance(value, Markup) else wording.clean(value)

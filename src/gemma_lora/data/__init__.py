@@ -1,8 +1,31 @@
 """From a user's file to split examples: reading, columns, conversations, duplicates, split.
 
-`read_table` -> `recognise` -> `load_examples` -> `cluster_texts` -> `split_rows`; the audit stage joins them.
+`load_examples` reads a file into rows; `cluster_rows` finds what belongs together; `split_clusters`
+gives each cluster to one side. The audit stage joins them and writes the files.
 """
 
 from __future__ import annotations
 
-__all__ = []
+from gemma_lora.data.duplicates import near_duplicate_groups, normalise
+from gemma_lora.data.examples import Loaded, Row, load_examples
+from gemma_lora.data.reading import read_table
+from gemma_lora.data.split import MIN_ROWS, Side, cluster_rows, default_sizes, split_clusters
+from gemma_lora.data.table import Problem, Table, quoted, raise_problems
+
+__all__ = [
+    "MIN_ROWS",
+    "Loaded",
+    "Problem",
+    "Row",
+    "Side",
+    "Table",
+    "cluster_rows",
+    "default_sizes",
+    "load_examples",
+    "near_duplicate_groups",
+    "normalise",
+    "quoted",
+    "raise_problems",
+    "read_table",
+    "split_clusters",
+]

@@ -34,6 +34,7 @@ class Delimited:
     rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
     lines: array[int] = field(default_factory=lambda: array("q"))
     blank: int = 0
+    faulty: int = 0
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])
 
@@ -107,15 +108,20 @@ def _read_rows(
                 if not any(row):
                     found.blank += 1
                 elif len(row) != width:
+                    found.faulty += 1
                     found.problems.append(_ragged(row, line, found.columns))
                 elif any(len(cell) > _GIANT for cell in row):
+                    found.faulty += 1
                     found.problems.append(_giant(row, line, found.columns))
-                elif not suspect or not any(BAD_CHARACTER.search(cell) for cell in row):
+                elif suspect and any(BAD_CHARACTER.search(cell) for cell in row):
+                    found.faulty += 1  # `bad_characters` says where
+                else:
                     found.rows.append(row)  # pyright: ignore[reportArgumentType] - text cells
                     found.lines.append(line)
             return
         except csv.Error as error:
             restarts += 1
+            found.faulty += 1
             position = _next_sound_row(lines, begin, dialect, width)
             found.problems.append(_broken(lines, begin, position, dialect, error))
             if restarts >= _MOST_RESTARTS:

@@ -7,7 +7,6 @@ file as a whole (missing, empty, binary, no header) raises DataError at once.
 
 from __future__ import annotations
 
-from array import array
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
@@ -67,6 +66,7 @@ def _json_table(decoded: Decoded, where: str, suffix: str) -> Table:
         rows=found.rows,
         lines=found.lines,
         blank=found.blank,
+        faulty=len(found.problems),
         problems=found.problems,
         notes=found.notes,
     )
@@ -93,9 +93,10 @@ def _delimited_table(decoded: Decoded, where: str, suffix: str, config: DataConf
         delimiter=found.delimiter,
         columns=found.columns,
         rows=found.rows,
-        lines=array("q", found.lines),
+        lines=found.lines,
         header_line=found.header_line,
         blank=found.blank,
+        faulty=found.faulty,
         problems=found.problems,
         notes=found.notes,
     )

@@ -52,6 +52,8 @@ class Table:
     header_line: int | None = None
     blank: int = 0
     """Rows without any text, left out."""
+    faulty: int = 0
+    """Rows that could not be taken; one row may have several problems."""
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])
     """Decisions of the reader that the user should see."""
@@ -59,7 +61,7 @@ class Table:
     @property
     def rows_read(self) -> int:
         """Rows found, faulty ones included, blank ones not."""
-        return len(self.rows) + len({problem.line for problem in self.problems})
+        return len(self.rows) + self.faulty
 
 
 def quoted(text: str, limit: int = 60) -> str:

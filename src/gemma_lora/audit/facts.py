@@ -1,0 +1,158 @@
+"""The figures of audit.json, each from rows already read and measured. Pure; reads only the file's hash."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemma_lora.audit.lengths import Measured
+from gemma_lora.data import Loaded, Row, normalise
+from gemma_lora.rundir import file_digest
+
+__all__ = [
+    "answer_facts",
+    "duplicate_facts",
+    "leak_facts",
+    "row_facts",
+    "source_facts",
+    "token_facts",
+]
+
+LISTED = 20
+"""Lines and problems that are listed; the rest is counted."""
+_LONGEST_SAMPLE = 600
+_BARS = 10
+
+
+def source_facts(path: Path, loaded: Loaded) -> dict[str, Any]:
+    """File, how it was read, what was recognised, two example rows."""
+    table, columns = loaded.table, loaded.columns
+    used = set(columns.parts.values())
+    return {
+        "source": {
+            "file": path.name,
+            "sha256": file_digest(path),
+            "bytes": path.stat().st_size,
+            "format": table.format,
+            "encoding": table.encoding,
+            "encoding_found": table.encoding_how,
+            "delimiter": table.delimiter,
+            "header_line": table.header_line,
+            "notes": [*table.notes, *columns.notes],
+        },
+        "columns": {
+            "recognised": {
+                part: {"name": table.columns[index], "how": columns.how[part]}
+                for part, index in columns.parts.items()
+            },
+            "unused": [n for i, n in enumerate(table.columns) if n and i not in used],
+        },
+        "example_rows": [
+            {
+                "line": row.line,
+                "messages": [
+                    {"role": m.role, "content": _shortened(m.content)} for m in row.messages
+                ],
+            }
+            for row in loaded.rows[:2]
+        ],
+    }
+
+
+def row_facts(loaded: Loaded, measured: Measured) -> dict[str, Any]:
+    """Rows read, used, dropped and why, with up to 20 lines for each reason."""
+    lines: dict[str, list[int]] = defaultdict(list)
+    for problem in [*loaded.problems, *measured.rejected]:
+        lines[problem.kind].append(problem.line)
+    if measured.too_long:
+        lines["too long"] = measured.too_long
+    problems = [str(p) for p in sorted([*loaded.problems, *measured.rejected])]
+    return {
+        "read": loaded.table.rows_read,
+        "blank": loaded.table.blank,
+        "used": len(measured.rows),
+        "dropped": loaded.table.rows_read - len(measured.rows),
+        "dropped_by_reason": [
+            {"reason": kind, "count": len(found), "lines": sorted(found)[:LISTED]}
+            for kind, found in sorted(lines.items())
+        ],
+        "bad_rows": problems[:LISTED],
+        "empty_questions": len(lines.get("empty question", [])),
+        "empty_answers": len(lines.get("empty answer", [])),
+        "truncated": len(measured.truncated),
+        "cells_trimmed": measured.cells_trimmed,
+        "control_text": measured.control_text,
+    }
+
+
+def duplicate_facts(rows: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any]:
+    """Rows that repeat, questions that repeat, and clusters of near-duplicate questions."""
+    sizes = Counter(clusters)
+    shared = [size for size in sizes.values() if size > 1]
+    largest = max(sizes.values(), default=0)
+    return {
+        "repeated_rows": len(rows) - len({row.id.partition("-")[0] for row in rows}),
+        "repeated_questions": len(rows) - len({normalise(row.question) for row in rows}),
+        "near_duplicate_clusters": len(shared),
+        "rows_in_them": sum(shared),
+        "largest": largest,
+        "largest_share": round(largest / len(rows), 4) if rows else 0.0,
+    }
+
+
+def answer_facts(rows: Sequence[Row]) -> dict[str, Any]:
+    """How varied the answers are."""
+    counts = Counter(row.messages[-1].content.strip() for row in rows)
+    return {"different": len(counts), "most_common_count": max(counts.values(), default=0)}
+
+
+def leak_facts(data: Sequence[Row], test: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any]:
+    """Questions of the user's test file that are also in the data; `clusters`: data rows, then test rows."""
+    exact = {normalise(row.question): row.line for row in reversed(data)}
+    near = {cluster: row.line for cluster, row in zip(clusters, data, strict=False)}
+    counts = {"exact": 0, "near": 0}
+    examples: list[dict[str, Any]] = []
+    for row, cluster in zip(test, clusters[len(data) :], strict=True):
+        question = normalise(row.question)
+        kind = "exact" if question in exact else "near" if cluster in near else None
+        if kind is None:
+            continue
+        counts[kind] += 1
+        if len(examples) < 3:
+            line = exact[question] if kind == "exact" else near[cluster]
+            examples.append({"kind": kind, "test_line": row.line, "data_line": line})
+    return {**counts, "test_rows": len(test), "examples": examples}
+
+
+def token_facts(measured: Measured, limit: int) -> dict[str, Any]:
+    """Lengths in tokens of the rows as trained, their histogram, and the share that carries loss."""
+    lengths = np.array(measured.lengths)
+    total, supervised = int(lengths.sum()), sum(measured.supervised)
+    edges = np.linspace(int(lengths.min()) - 1, int(lengths.max()), _BARS + 1).round().astype(int)
+    edges = np.unique(edges)
+    counts, _ = np.histogram(lengths, bins=edges + 0.5)  # a bar holds low + 1 to high
+    quantiles = np.percentile(lengths, [50, 95, 99], method="higher")
+    return {
+        "max_length": limit,
+        "total": total,
+        "carrying_loss": supervised,
+        "loss_share": round(supervised / total, 4),
+        "shortest": int(lengths.min()),
+        "median": int(quantiles[0]),
+        "mean": round(float(lengths.mean()), 1),
+        "p95": int(quantiles[1]),
+        "p99": int(quantiles[2]),
+        "longest": int(lengths.max()),
+        "histogram": [
+            {"from": int(low) + 1, "to": int(high), "rows": int(count)}
+            for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+        ],
+    }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE] + "…"

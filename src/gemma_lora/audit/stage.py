@@ -1,0 +1,220 @@
+"""Read, measure, split, and tell: the order of the data stage.
+
+Reads the data file and, where one is named, the test file. `prepare` writes
+split/{train,validation,test}.jsonl (sorted by id, so that the order of the source file changes
+nothing) and audit.json. Whatever is dropped is counted with its reason and its lines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma_lora.audit.facts import (
+    answer_facts,
+    duplicate_facts,
+    leak_facts,
+    row_facts,
+    source_facts,
+    token_facts,
+)
+from gemma_lora.audit.lengths import Measured, measure
+from gemma_lora.audit.view import recognised_lines
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+from gemma_lora.data import Loaded, Row, Side, cluster_rows, load_examples, split_clusters
+from gemma_lora.errors import ConfigError, DataError
+from gemma_lora.prompt import PromptFormat
+from gemma_lora.records import Example
+from gemma_lora.rundir import RunDir, write_json, write_jsonl
+
+__all__ = ["audit", "prepare"]
+
+SCHEMA_VERSION = 1
+_SIDES: tuple[Side, ...] = ("train", "validation", "test")
+
+
+@dataclass(slots=True)
+class _File:
+    """One source file, its usable rows and their lengths."""
+
+    path: Path
+    loaded: Loaded
+    measured: Measured
+
+
+def prepare(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> dict[str, Any]:
+    """Write the split and audit.json of `run`; returns the content of audit.json."""
+    facts, sides = _examine(config, fmt, console)
+    files = {
+        "train": run.train_rows,
+        "validation": run.validation_rows,
+        "test": run.test_rows,
+    }
+    for side, path in files.items():
+        write_jsonl(path, sides[side])
+    write_json(run.audit, facts)
+    return facts
+
+
+def audit(config: Config, fmt: PromptFormat, console: Console) -> dict[str, Any]:
+    """The facts that `prepare` writes to audit.json, without a run folder."""
+    return _examine(config, fmt, console)[0]
+
+
+def _examine(
+    config: Config, fmt: PromptFormat, console: Console
+) -> tuple[dict[str, Any], dict[str, list[Example]]]:
+    before = len(console.warnings)
+    data = _read(_path(config), config, fmt, console)
+    test: _File | None = None
+    if config.data.test is not None:
+        if config.data.test_rows is not None:
+            raise ConfigError(
+                "--test-rows takes rows from the data file, --test brings a file of its own",
+                remedy="give one of the two",
+            )
+        test = _read(Path(config.data.test), config, fmt, console)
+        if len(test.measured.rows) < 2:
+            raise DataError("fewer than 2 usable rows", where=str(test.path))
+    rows = [*data.measured.rows, *(test.measured.rows if test else ())]
+    console.progress(f"looking for near-duplicates among {len(rows):,} questions")
+    clusters = cluster_rows(rows, config.data.near_duplicate)
+    own = len(data.measured.rows)
+    sides: list[Side] = split_clusters(
+        clusters[:own],
+        config.seed,
+        test_rows=config.data.test_rows,
+        validation_rows=config.data.validation_rows,
+        own_test=test is not None,
+    )
+    own_test: Side = "test"
+    sides += [own_test] * (len(rows) - own)
+    examples = _examples(rows, clusters, sides)
+    facts = _facts(config, fmt, data, test, clusters, sides, console)
+    facts["warnings"] = console.warnings[before:]
+    return facts, examples
+
+
+def _path(config: Config) -> Path:
+    if config.data.path is None:
+        raise ConfigError("no data file is named", expected="the argument DATA")
+    return Path(config.data.path)
+
+
+def _read(path: Path, config: Config, fmt: PromptFormat, console: Console) -> _File:
+    loaded = load_examples(path, config.data)
+    for line in recognised_lines(source_facts(path, loaded)):
+        console.note(line)
+    measured = measure(loaded, fmt, config, console)
+    return _File(path, loaded, measured)
+
+
+def _examples(
+    rows: Sequence[Row], clusters: Sequence[str], sides: Sequence[Side]
+) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {side: [] for side in _SIDES}
+    for row, cluster, side in zip(rows, clusters, sides, strict=True):
+        found[side].append(
+            Example(id=row.id, messages=row.messages, cluster=cluster, line=row.line)
+        )
+    for examples in found.values():
+        examples.sort(key=lambda example: example.id)
+    return found
+
+
+def _facts(
+    config: Config,
+    fmt: PromptFormat,
+    data: _File,
+    test: _File | None,
+    clusters: list[str],
+    sides: list[Side],
+    console: Console,
+) -> dict[str, Any]:
+    """All of audit.json but the warnings, which go to the console."""
+    own = len(data.measured.rows)
+    counts = Counter(sides)
+    facts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        **source_facts(data.path, data.loaded),
+        "rows": row_facts(data.loaded, data.measured),
+        "test_file": None,
+        "duplicates": duplicate_facts(data.measured.rows, clusters[:own]),
+        "answers": answer_facts(data.measured.rows),
+        "leaks": None,
+        "split": {
+            **{side: counts[side] for side in _SIDES},
+            "clusters": {
+                side: len({c for c, s in zip(clusters, sides, strict=True) if s == side})
+                for side in _SIDES
+            },
+            "seed": config.seed,
+            "near_duplicate": config.data.near_duplicate,
+        },
+        "tokens": token_facts(data.measured, config.train.max_length),
+        "rendered": data.measured.rendered(fmt),
+    }
+    if test is not None:
+        facts["test_file"] = {
+            **source_facts(test.path, test.loaded),
+            "rows": row_facts(test.loaded, test.measured),
+        }
+        facts["leaks"] = leak_facts(data.measured.rows, test.measured.rows, clusters)
+    _warn(facts, console)
+    console.note(
+        f"split: {counts['train']:,} train, {counts['validation']:,} validation, "
+        f"{counts['test']:,} test"
+    )
+    return facts
+
+
+def _warn(facts: dict[str, Any], console: Console) -> None:
+    """What does not stop training, but may spoil its result."""
+    for found, name in ((facts, "the data"), (facts["test_file"], "the test file")):
+        if found is None:
+            continue
+        rows = found["rows"]
+        if rows["dropped"]:
+            reasons = ", ".join(f"{d['count']} x {d['reason']}" for d in rows["dropped_by_reason"])
+            console.warn(f"{rows['dropped']} of {rows['read']} rows of {name} dropped: {reasons}")
+        if rows["truncated"]:
+            console.warn(
+                f"{rows['truncated']} rows of {name} are over --max-length and lose the beginning "
+                "of their question in training"
+            )
+        if rows["control_text"]:
+            console.warn(
+                f"{rows['control_text']} rows of {name} contain text that looks like a control "
+                "token of the template; it is encoded as plain text"
+            )
+    duplicates = facts["duplicates"]
+    used = facts["rows"]["used"]
+    if duplicates["largest_share"] > 0.2:
+        console.warn(
+            f"one cluster of near-duplicate questions has {duplicates['largest']} of {used} rows "
+            f"({duplicates['largest_share']:.0%}): the data say the same thing over and over"
+        )
+    if duplicates["repeated_rows"] > 0.1 * used:
+        console.warn(
+            f"{duplicates['repeated_rows']} of {used} rows repeat an earlier row word for word"
+        )
+    answers = facts["answers"]
+    if used >= 20 and answers["most_common_count"] > 0.5 * used:
+        console.warn(
+            f"{answers['most_common_count']} of {used} rows have the same answer: "
+            "the model may learn to say nothing else"
+        )
+    leaks = facts["leaks"]
+    if leaks and leaks["exact"] + leaks["near"]:
+        shown = "; ".join(
+            f"test line {e['test_line']} and data line {e['data_line']}" for e in leaks["examples"]
+        )
+        console.warn(
+            f"leak: {leaks['exact']} of {leaks['test_rows']} test questions are in the training or "
+            f"validation rows word for word, {leaks['near']} nearly so ({shown}); their answers may "
+            "be remembered, so the verdict is too good. Remove these rows from one of the two files"
+        )

@@ -1,0 +1,17 @@
+"""Answers of the base and the tuned model: which questions, the stage, and its files."""
+
+from __future__ import annotations
+
+from gemma_lora.answer.questions import Question, load_questions, set_name
+from gemma_lora.answer.stage import answer, load_arms
+from gemma_lora.model.decoding import Generated, generate
+
+__all__ = [
+    "Generated",
+    "Question",
+    "answer",
+    "generate",
+    "load_arms",
+    "load_questions",
+    "set_name",
+]

@@ -1,0 +1,292 @@
+"""The answering stage: base and tuned answers from one load of the base weights, resumable.
+
+Reads split/test.jsonl (or a file of questions) and adapter/; writes answers/<set>/{base,tuned}.jsonl
+(in the order of the questions once complete), answers/<set>/answer.json (counts, decisions,
+warnings) and answers/<set>/.inputs.json (what each arm's answers were made from). Unfinished arms
+continue; answers made from anything else are discarded, with a notice. Without an adapter only the
+base answers. Refuses questions longer than the model's positions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gemma_lora.answer.questions import Question, load_questions, set_name, test_questions
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+from gemma_lora.errors import DataError
+from gemma_lora.model import (
+    check_access,
+    decide_device,
+    decide_precision,
+    load_adapter,
+    load_base,
+    load_format,
+    resolve,
+    weights_digest,
+)
+from gemma_lora.model.decoding import Generated, generate, room
+from gemma_lora.prompt import PromptFormat
+from gemma_lora.records import ARMS, Answer, Example
+from gemma_lora.rundir import (
+    RunDir,
+    append_jsonl,
+    digest,
+    file_digest,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+__all__ = ["Arms", "answer", "load_arms"]
+
+LIMIT_SHARE = 0.1
+
+
+class Arms:
+    """Base and tuned model in one: `use("tuned")` is a context in which the model is that arm."""
+
+    def __init__(self, model: Any, names: tuple[str, ...], decisions: dict[str, str]) -> None:
+        self.model = model
+        self.names = names
+        self.decisions = decisions
+
+    def use(self, arm: str) -> contextlib.AbstractContextManager[None]:
+        if arm not in self.names:
+            raise DataError(f"there is no {arm} model in this run", remedy="train first")
+        if arm == "base" and "tuned" in self.names:
+            return self.model.disable_adapter()
+        return contextlib.nullcontext()
+
+
+def load_arms(config: Config, run: RunDir, console: Console) -> Arms:
+    """The base model and, where the run has one, its adapter; decisions are noted."""
+    facts = check_access(resolve(config.model.model))
+    device = decide_device(config.model)
+    precision = decide_precision(config.model, device, facts)
+    console.note(
+        f"device {device} ({device.reason}), precision {precision} ({precision.reason}), "
+        f"attention {facts.attention} ({facts.attention_reason})"
+    )
+    base = load_base(facts.ref, precision=precision, device=device)
+    decisions = {"device": str(device), "precision": str(precision), "attention": facts.attention}
+    if not has_adapter(run):
+        return Arms(base, ("base",), decisions)
+    return Arms(load_adapter(base, run.adapter, ref=facts.ref), ARMS, decisions)
+
+
+def has_adapter(run: RunDir) -> bool:
+    return (run.adapter / "adapter_config.json").exists()
+
+
+def answer(
+    config: Config, run: RunDir, console: Console, *, questions: Path | None = None
+) -> dict[str, Any]:
+    """Answer the test rows, or `questions`; returns (and writes) counts, decisions and warnings."""
+    name = "test" if questions is None else set_name(questions)
+    asked = (
+        test_questions(read_jsonl(run.test_rows, Example, console))
+        if questions is None
+        else load_questions(questions, config.data)
+    )
+    if not asked:
+        raise DataError("there are no test rows", where=str(run.test_rows), remedy="run again")
+    fmt = load_format(resolve(config.model.model))
+    arms = ARMS if has_adapter(run) else ARMS[:1]
+    folder = run.answers("base", name).parent
+    _discard_stale(config, run, console, asked, fmt, arms, name)
+    left = {arm: _left(run, arm, name, asked, console) for arm in arms}
+    noted = len(console.warnings)
+    loaded = load_arms(config, run, console) if any(left.values()) else None
+    seconds: dict[str, float] = {}
+    for arm in arms:
+        started = time.monotonic()
+        if loaded is not None and left[arm]:
+            with loaded.use(arm):
+                _answer_arm(
+                    config, run, console, loaded.model, fmt, arm, name, left[arm], len(asked)
+                )
+        _order(run, arm, name, asked, console)
+        seconds[arm] = time.monotonic() - started
+    result = _result(run, name, arms, asked, left, seconds, loaded, folder)
+    _warn(result, config, console)
+    result["warnings"] = console.warnings[noted:]
+    write_json(folder / "answer.json", result)
+    return result
+
+
+def _answer_arm(
+    config: Config,
+    run: RunDir,
+    console: Console,
+    model: Any,
+    fmt: PromptFormat,
+    arm: str,
+    name: str,
+    left: Sequence[Question],
+    total: int,
+) -> None:
+    path = run.answers(arm, name)
+    prompts = [fmt.prompt(question.messages) for question in left]
+    short = sum(
+        n < config.answer.max_new_tokens for n in room(model, prompts, config.answer.max_new_tokens)
+    )
+    if short:
+        console.warn(f"{short} questions leave less than --max-new-tokens of room in the model")
+    started, done, tokens = time.monotonic(), 0, 0
+
+    def on_done(batch: list[tuple[int, Generated]]) -> None:
+        nonlocal done, tokens
+        for index, made in batch:
+            append_jsonl(path, _record(left[index], made))
+            tokens += len(made.ids)
+        done += len(batch)
+        passed = time.monotonic() - started
+        ahead = passed / done * (len(left) - done)
+        console.progress(
+            f"{arm} answers {total - len(left) + done}/{total}, "
+            f"{tokens / max(passed, 1e-9):,.0f} tokens/s, {_clock(ahead)} left",
+            final=done == len(left),
+        )
+
+    generate(
+        model,
+        fmt,
+        prompts,
+        max_new_tokens=config.answer.max_new_tokens,
+        batch=config.answer.answer_batch,
+        temperature=config.answer.temperature,
+        seed=config.seed,
+        on_done=on_done,
+    )
+
+
+def _record(question: Question, made: Generated) -> Answer:
+    return Answer(
+        id=question.id,
+        messages=question.messages,
+        reference=question.reference,
+        answer=made.text,
+        tokens=len(made.ids),
+        stopped_by=made.stopped_by,
+        cluster=question.cluster,
+    )
+
+
+def _inputs(
+    config: Config, run: RunDir, asked: Sequence[Question], fmt: PromptFormat, arm: str
+) -> str:
+    """Hash of all that an arm's answers depend on; the base answers not on the adapter."""
+    settings = config.answer
+    adapter = None
+    if arm == "tuned":
+        adapter = [file_digest(file) for file in sorted(run.adapter.glob("adapter_*"))]
+    return digest(
+        [[q.id, [m.model_dump() for m in q.messages], q.reference] for q in asked],
+        weights_digest(resolve(config.model.model)),
+        fmt.template_hash,
+        list(fmt.stop_ids),
+        adapter,
+        [settings.max_new_tokens, settings.temperature],
+        config.seed if settings.temperature > 0 else None,
+        [config.model.precision, config.model.device],
+    )
+
+
+def _discard_stale(
+    config: Config,
+    run: RunDir,
+    console: Console,
+    asked: Sequence[Question],
+    fmt: PromptFormat,
+    arms: Sequence[str],
+    name: str,
+) -> None:
+    header = run.answers("base", name).parent / ".inputs.json"
+    known: dict[str, str] = read_json(header) if header.exists() else {}
+    now = {arm: _inputs(config, run, asked, fmt, arm) for arm in arms}
+    for arm in ARMS:
+        path = run.answers(arm, name)
+        if path.exists() and known.get(arm) != now.get(arm):
+            console.note(f"{arm} answers were made from other inputs: they start over")
+            path.unlink()
+    if known != now:
+        write_json(header, now)
+
+
+def _left(
+    run: RunDir, arm: str, name: str, asked: Sequence[Question], console: Console
+) -> list[Question]:
+    there = {row.id for row in read_jsonl(run.answers(arm, name), Answer, console)}
+    left = [question for question in asked if question.id not in there]
+    if there and left:
+        console.note(f"{arm} answers: continuing, {len(there)} of {len(asked)} are there")
+    return left
+
+
+def _order(run: RunDir, arm: str, name: str, asked: Sequence[Question], console: Console) -> None:
+    path = run.answers(arm, name)
+    rows = {row.id: row for row in read_jsonl(path, Answer, console)}
+    ordered = [rows[question.id] for question in asked]
+    if [row.id for row in ordered] != list(rows):
+        write_jsonl(path, ordered)
+
+
+def _result(
+    run: RunDir,
+    name: str,
+    arms: Sequence[str],
+    asked: Sequence[Question],
+    left: dict[str, list[Question]],
+    seconds: dict[str, float],
+    loaded: Arms | None,
+    folder: Path,
+) -> dict[str, Any]:
+    before: dict[str, Any] = {}
+    if (folder / "answer.json").exists():
+        before = read_json(folder / "answer.json")
+    facts: dict[str, Any] = {}
+    for arm in arms:
+        rows = read_jsonl(run.answers(arm, name), Answer)
+        made = {question.id for question in left[arm]}
+        tokens = sum(row.tokens for row in rows if row.id in made)
+        old = before.get("arms", {}).get(arm, {})
+        facts[arm] = {
+            "answers": len(rows),
+            "at_limit": sum(row.stopped_by == "limit" for row in rows),
+            "empty": sum(not row.answer.strip() for row in rows),
+            "tokens": sum(row.tokens for row in rows),
+            "seconds": round(seconds[arm], 2) if made else old.get("seconds"),
+            "tokens_per_second": round(tokens / max(seconds[arm], 1e-9), 1)
+            if made
+            else old.get("tokens_per_second"),
+        }
+    decisions = loaded.decisions if loaded is not None else before.get("decisions", {})
+    return {
+        "set": name,
+        "folder": str(folder.relative_to(run.root)),
+        "questions": len(asked),
+        "arms": facts,
+        "decisions": decisions,
+    }
+
+
+def _warn(result: dict[str, Any], config: Config, console: Console) -> None:
+    for arm, facts in result["arms"].items():
+        if facts["at_limit"] > LIMIT_SHARE * facts["answers"]:
+            console.warn(
+                f"{facts['at_limit']} of {facts['answers']} {arm} answers were cut off at "
+                f"{config.answer.max_new_tokens} tokens (--max-new-tokens)"
+            )
+        if facts["empty"]:
+            console.warn(f"{facts['empty']} of {facts['answers']} {arm} answers are empty")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

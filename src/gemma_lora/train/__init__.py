@@ -1,0 +1,12 @@
+"""Training: from the split's rows to a LoRA adapter, resumable at every moment.
+
+Read in this order: `stage` (the stage as a whole), `batches` (what a step is), `loss`, `trainer`
+(the one subclass of transformers.Trainer), `checkpoint`, then the small ones: `decisions`,
+`progress`, `interrupts`, `card`.
+"""
+
+from __future__ import annotations
+
+from gemma_lora.train.stage import train
+
+__all__ = ["train"]

@@ -1,0 +1,146 @@
+"""What training decides where the config says `auto`, and what it refuses before it starts.
+
+`decide` settles learning rate, steps, warm-up, validation interval and gradient checkpointing, and
+says each in one line; the values are saved in training.json. `need_trackers`, `need_disk` and
+`need_one_process` stop what would fail or go wrong later. Reads the disk's free space and which
+packages are installed; writes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma_lora.config import TrainConfig
+from gemma_lora.console import Console
+from gemma_lora.errors import ConfigError, EnvironmentFault
+
+__all__ = ["Decisions", "decide", "need_disk", "need_one_process", "need_trackers"]
+
+_SMALL_MODEL = 50_000_000
+_CHECKPOINTING_FROM = 1_000_000_000
+_VALIDATIONS_AN_EPOCH = 4
+
+_TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "trackio": ("trackio", "trackio"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
+}
+"""Name in `report_to`: the module it needs, and our extra that installs it."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Every value training goes by, after `auto`."""
+
+    device: str
+    precision: str
+    learning_rate: float
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+    eval_steps: int
+    gradient_checkpointing: bool
+
+
+def decide(
+    train: TrainConfig,
+    *,
+    device: str,
+    precision: str,
+    parameters: int,
+    steps: int,
+    steps_per_epoch: int,
+    console: Console,
+) -> Decisions:
+    """Settle what is open, and print what was settled. `parameters`: of the base model."""
+    rate = train.learning_rate
+    if rate is None:
+        rate = 2e-3 if parameters < _SMALL_MODEL else 2e-4
+    checkpointing = train.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = device == "cuda" and parameters >= _CHECKPOINTING_FROM
+    interval = train.eval_steps
+    if interval is None:
+        interval = max(1, round(steps_per_epoch / _VALIDATIONS_AN_EPOCH))
+    decided = Decisions(
+        device=device,
+        precision=precision,
+        learning_rate=rate,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=math.ceil(train.warmup * steps),
+        eval_steps=min(interval, steps),
+        gradient_checkpointing=checkpointing,
+    )
+    console.note(
+        f"{steps} steps ({steps_per_epoch} an epoch, {train.batch * train.accumulation} rows each), "
+        f"validated and saved every {decided.eval_steps}"
+    )
+    console.note(
+        f"learning rate {rate:g}{'' if train.learning_rate else ' (auto)'}, {train.schedule}, "
+        f"{decided.warmup_steps} step{'' if decided.warmup_steps == 1 else 's'} of warm-up; "
+        f"gradient checkpointing {'on' if checkpointing else 'off'}"
+    )
+    return decided
+
+
+def need_trackers(names: Sequence[str]) -> None:
+    """ConfigError for a tracker that is unknown or not installed; all of them at once."""
+    faults: list[str] = []
+    extras: list[str] = []
+    for name in names:
+        if name not in _TRACKERS:
+            faults.append(f"{name}: unknown; there are {', '.join(sorted(_TRACKERS))}")
+            continue
+        module, extra = _TRACKERS[name]
+        if importlib.util.find_spec(module) is None:
+            faults.append(f"{name}: its library is not installed")
+            extras.append(extra)
+    if faults:
+        raise ConfigError(
+            f"{len(faults)} tracker{'s' if len(faults) > 1 else ''} cannot be used",
+            where="--report-to",
+            details=faults,
+            remedy=f"pip install 'gemma-lora[{','.join(extras)}]'" if extras else None,
+        )
+
+
+def need_disk(folder: Path, *, trainable: int) -> int:
+    """Bytes that training will write; EnvironmentFault where they are not free.
+
+    The adapter (4 bytes a parameter) and four checkpoints (the best, the two newest and the one
+    being written; weights and two moments each: 12 bytes a parameter).
+    """
+    need = 4 * trainable + 4 * 12 * trainable + 16 * 2**20
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < need:
+        raise EnvironmentFault(
+            f"{free / 2**20:,.0f} MiB are free",
+            where=str(folder),
+            expected=f"{need / 2**20:,.0f} MiB for the adapter and its checkpoints",
+            remedy="free some space, choose another disk with --out, or a smaller --rank",
+        )
+    return need
+
+
+def need_one_process(console: Console, gpus: int) -> None:
+    """Refuse a multi-process launch, which would train the same rows in every process."""
+    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    if world > 1:
+        raise EnvironmentFault(
+            f"started as one of {world} processes by a launcher",
+            expected="one process",
+            remedy="start gemma-lora directly, without torchrun or accelerate launch",
+        )
+    if gpus > 1:
+        console.note(f"{gpus} GPUs are here; training uses the first one")

@@ -1,0 +1,432 @@
+"""The training stage: split rows in, adapter folder and training.json out.
+
+Reads split/train.jsonl and split/validation.jsonl and the base model; writes checkpoints/,
+metrics.jsonl, adapter/ and training.json. Called again with the same inputs after an interruption
+of any kind it goes on from the newest whole checkpoint; with other inputs it starts over and says
+so. Refuses: nothing to train on, too little disk, unknown trackers, several processes, a training
+path that does not give the model's own loss.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers.utils import logging as transformers_logging
+
+from gemma_lora import model as models
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+from gemma_lora.errors import DataError, EnvironmentFault
+from gemma_lora.prompt import PUBLISHED_TEMPLATE, PromptFormat
+from gemma_lora.records import Example
+from gemma_lora.rundir import RunDir, digest, file_digest, read_jsonl, write_json
+from gemma_lora.train import checkpoint as checkpoints
+from gemma_lora.train import trainer as trainers
+from gemma_lora.train.adapter import save_verified
+from gemma_lora.train.batches import StepPlan, Tokenised, by_length, collate, tokenise
+from gemma_lora.train.card import CardFacts, card_files
+from gemma_lora.train.checkpoint import Checkpoint
+from gemma_lora.train.decisions import Decisions, decide, need_disk, need_one_process, need_trackers
+from gemma_lora.train.interrupts import Interrupts
+from gemma_lora.train.loss import causal_model, check_training_path
+from gemma_lora.train.progress import Progress, cut_metrics, peak_memory_mib, peak_rss_mib
+from gemma_lora.train.trainer import Journal
+
+__all__ = ["train"]
+
+_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
+"""Largest relative difference between the training path's loss and the plain forward's."""
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base model as the rest of the stage needs it."""
+
+    ref: models.BaseRef
+    facts: models.BaseFacts
+    fmt: PromptFormat
+    weights: str
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: Tokenised
+    validation: Tokenised
+    plan: StepPlan
+
+
+def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
+    """Train the adapter of `run`; returns the content of training.json.
+
+    DataError: no row to train on. ModelError: the base model, the targets, or a loss that is not
+    finite. EnvironmentFault: disk, memory, launcher. ConfigError: trackers. KeyboardInterrupt and
+    SystemExit(143) after Ctrl-C and SIGTERM, with a checkpoint saved.
+    """
+    warned = len(console.warnings)
+    need_trackers(config.train.report_to)
+    need_one_process(console, torch.cuda.device_count())
+    train_rows, validation_rows = _read(run, console)
+    ref = models.resolve(config.model.model)
+    base = _Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
+    device = models.decide_device(config.model)
+    precision = models.decide_precision(config.model, device, base.facts)
+    console.note(
+        f"{base.facts.family} {ref.name}; {precision} ({precision.reason}) on {device} ({device.reason})"
+    )
+    data = _tokenised(config, base.fmt, train_rows, validation_rows, console)
+    decided = decide(
+        config.train,
+        device=str(device),
+        precision=str(precision),
+        parameters=base.facts.parameters,
+        steps=data.plan.steps,
+        steps_per_epoch=data.plan.steps_per_epoch,
+        console=console,
+    )
+    identity = _identity(config, run, base, decided)
+    with quiet_libraries(), _memory_faults():
+        model = _model(config, base, decided)
+        trainable = sum(p.numel() for p in trainers.trainable(model).values())
+        disk = need_disk(run.root, trainable=trainable)
+        start = _check_start(model, data, base.fmt, decided)
+        console.note(
+            f"{trainable:,} trainable parameters; loss {start:.3f} on a slice before training; "
+            f"up to {disk / 2**20:,.0f} MiB on the disk"
+        )
+        journal = _fit(config, run, console, model, data, base, decided, identity)
+        _say_how_it_went(journal, data, console)
+        result = _result(journal, base, data, decided, trainable, console.warnings[warned:])
+        card = card_files(config, _card_facts(config, base, result))
+        probe = collate(data.train, _shortest(data.train, 2), base.fmt.pad_id)
+        save_verified(model, base.facts.ref, run.adapter, probe, extra=card)
+    write_json(run.training, result)
+    return result
+
+
+# ---------------------------------------------------------------------- before
+
+
+def _read(run: RunDir, console: Console) -> tuple[list[Example], list[Example]]:
+    rows = read_jsonl(run.train_rows, Example, console)
+    if not rows:
+        raise DataError(
+            "there is no row to train on",
+            where=str(run.train_rows),
+            remedy="check what was dropped: gemma-lora audit DATA",
+        )
+    return rows, read_jsonl(run.validation_rows, Example, console)
+
+
+def _tokenised(
+    config: Config,
+    fmt: PromptFormat,
+    train_rows: list[Example],
+    validation_rows: list[Example],
+    console: Console,
+) -> _Data:
+    limit, keep = config.train.max_length, config.data.on_long_row == "keep-answer"
+    train_part = tokenise(train_rows, fmt, max_length=limit, keep_answer=keep)
+    validation = tokenise(validation_rows, fmt, max_length=limit, keep_answer=keep)
+    dropped = train_part.dropped + validation.dropped
+    if dropped:
+        console.warn(f"{dropped} rows are longer than {limit} tokens and are left out of training")
+    if not len(train_part):
+        raise DataError(
+            f"none of the {len(train_rows)} training rows fits in {limit} tokens",
+            remedy="raise --max-length, or use --on-long-row keep-answer",
+        )
+    shortened = train_part.shortened + validation.shortened
+    console.note(
+        f"{len(train_part):,} rows to train on, {len(validation):,} for validation; "
+        f"{int(train_part.lengths.sum()):,} tokens an epoch, "
+        f"{int(train_part.supervised.sum()):,} of them with loss"
+        + (f"; {shortened} questions cut to fit" if shortened else "")
+    )
+    if not len(validation):
+        console.warn(
+            "there are no validation rows: no early stopping, the last checkpoint is kept, "
+            "and overfitting would not be seen"
+        )
+    plan = StepPlan(
+        train_part,
+        batch=config.train.batch,
+        accumulation=config.train.accumulation,
+        epochs=config.train.epochs,
+        seed=config.seed,
+        pad_id=fmt.pad_id,
+    )
+    return _Data(train_part, validation, plan)
+
+
+def _model(config: Config, base: _Base, decided: Decisions) -> PeftModel:
+    loaded = models.load_base(base.ref, precision=decided.precision, device=decided.device)
+    model = models.attach_lora(loaded, config.lora, config.seed)
+    causal = causal_model(model)
+    causal.config.use_cache = False
+    if decided.gradient_checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _check_start(model: PeftModel, data: _Data, fmt: PromptFormat, decided: Decisions) -> float:
+    """The training path against the plain forward, on a padded batch of short rows."""
+    rows = _shortest(data.train, 2)
+    device = torch.device(decided.device)
+    return check_training_path(
+        model,
+        collate(data.train, rows, fmt.pad_id),
+        [int(data.train.lengths[row]) for row in rows],
+        device=device,
+        autocast=trainers.autocast_for(decided.precision, device),
+        tolerance=_TOLERANCE[decided.precision],
+    )
+
+
+def _shortest(rows: Tokenised, count: int) -> list[int]:
+    """Short rows of different length where there are such, so that padding is exercised."""
+    _, firsts = np.unique(rows.lengths, return_index=True)
+    return [int(row) for row in firsts[:count]]
+
+
+# ---------------------------------------------------------------------- training
+
+
+def _fit(
+    config: Config,
+    run: RunDir,
+    console: Console,
+    model: PeftModel,
+    data: _Data,
+    base: _Base,
+    decided: Decisions,
+    identity: dict[str, str],
+) -> Journal:
+    """Train to the end or on from a checkpoint, and leave the chosen weights in `model`."""
+    found = _resumable(run, identity, console)
+    cut_metrics(run.metrics, keep_to=_written(found))
+    eval_batch = max(2 * config.train.batch, 8)
+    validation = by_length(data.validation, eval_batch, base.fmt.pad_id)
+    with Interrupts(console) as interrupts:
+        trainer = trainers.StepTrainer(
+            model,
+            trainers.training_arguments(config, decided, run.checkpoints),
+            plan=data.plan,
+            validation=validation,
+            decided=decided,
+            patience=config.train.patience,
+            folder=run.checkpoints,
+            identity=identity,
+            interrupts=interrupts,
+            progress=lambda step: Progress(
+                console, run.metrics, steps=data.plan.steps, start_step=step
+            ),
+            resume=found,
+        )
+        trainer.train()
+    interrupts.raise_pending()
+    journal = trainer.journal
+    chosen = journal.best_step if journal.best_step is not None else journal.step
+    if chosen != journal.step:
+        best = checkpoints.at_step(run.checkpoints, chosen)
+        if best is None:
+            raise EnvironmentFault(
+                f"the best checkpoint (step {chosen}) is gone or damaged",
+                where=str(run.checkpoints),
+                remedy="delete the checkpoints folder and run again",
+            )
+        trainers.load_weights(model, best)
+    return journal
+
+
+def _resumable(run: RunDir, identity: dict[str, str], console: Console) -> Checkpoint | None:
+    """The newest whole checkpoint of the same inputs; those of other inputs are removed."""
+    found = checkpoints.newest(run.checkpoints, console)
+    if found is None:
+        checkpoints.clear(run.checkpoints)
+        return None
+    saved: dict[str, str] = found.state["identity"]
+    changed = [key for key in identity if saved.get(key) != identity[key]]
+    if changed:
+        console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
+        checkpoints.clear(run.checkpoints)
+        return None
+    console.note(f"going on from the checkpoint of step {found.step}")
+    return found
+
+
+def _written(found: Checkpoint | None) -> int:
+    """The last step whose metrics line is final: one without its validation is written anew."""
+    if found is None:
+        return -1
+    return found.step if found.state["journal"]["written"] else found.step - 1
+
+
+def _identity(config: Config, run: RunDir, base: _Base, decided: Decisions) -> dict[str, str]:
+    """What must be the same for a checkpoint to be gone on from."""
+    recipe = config.train.model_dump(mode="json", exclude={"report_to"})
+    return {
+        "adapter settings": digest(config.lora.model_dump(mode="json")),
+        "recipe": digest(recipe, config.data.on_long_row),
+        "decisions": digest(asdict(decided)),
+        "base model": base.weights,
+        "template": base.fmt.template_hash,
+        "seed": str(config.seed),
+        "training rows": file_digest(run.train_rows),
+        "validation rows": file_digest(run.validation_rows)
+        if run.validation_rows.exists()
+        else "none",
+    }
+
+
+# ---------------------------------------------------------------------- after
+
+
+def _say_how_it_went(journal: Journal, data: _Data, console: Console) -> None:
+    if journal.skipped:
+        console.warn(f"{journal.skipped} steps were skipped because fp16 gradients overflowed")
+    if journal.stopped_early:
+        console.note(f"stopped early after step {journal.step}: validation no longer improved")
+    later = [v for v in journal.validations if v["step"] > 0]
+    if not later or journal.best_loss is None:
+        return
+    before = journal.validations[0]["loss"]
+    if journal.best_loss >= before:
+        console.warn(
+            f"the validation loss never fell below {before:.3f}, where it was before training "
+            f"(best {journal.best_loss:.3f}): the adapter has learned nothing that helps on other rows"
+        )
+    elif len(later) > 1 and journal.best_step == later[0]["step"]:
+        console.warn(
+            "the first validation was the best: it got worse from there on, so the adapter saved is "
+            "an early one; try a lower --learning-rate or fewer --epochs"
+        )
+    elif len(later) > 1 and journal.best_step == data.plan.steps:
+        console.warn(
+            "the last validation was the best: the loss was still falling, so more --epochs may help"
+        )
+    console.note(
+        f"validation loss {before:.3f} before, {journal.best_loss:.3f} at step {journal.best_step}, "
+        "which is the adapter saved"
+    )
+
+
+def _result(
+    journal: Journal,
+    base: _Base,
+    data: _Data,
+    decided: Decisions,
+    trainable: int,
+    warned: list[str],
+) -> dict[str, Any]:
+    """The content of training.json."""
+    before = [v["loss"] for v in journal.validations if v["step"] == 0]
+    return {
+        "schema_version": 1,
+        "decisions": asdict(decided),
+        "base": {
+            "name": base.ref.name,
+            "kind": base.ref.kind,
+            "family": base.facts.family,
+            "revision": base.facts.revision,
+            "parameters": base.facts.parameters,
+            "weights": base.weights,
+            "licence": base.facts.licence,
+            "is_demo": base.ref.is_demo,
+        },
+        "stop_ids": list(base.fmt.stop_ids),
+        "template": base.fmt.template_hash,
+        "trainable_parameters": trainable,
+        "rows": {"train": len(data.train), "validation": len(data.validation)},
+        "rows_dropped": data.train.dropped + data.validation.dropped,
+        "rows_shortened": data.train.shortened + data.validation.shortened,
+        "supervised_tokens": int(data.train.supervised.sum()),
+        "tokens": int(data.train.lengths.sum()),
+        "steps_done": journal.step,
+        "best_step": journal.best_step,
+        "saved_step": journal.best_step if journal.best_step is not None else journal.step,
+        "stopped_early": journal.stopped_early,
+        "train_loss_first": journal.first_loss,
+        "train_loss_last": journal.last_loss,
+        "validation_loss_before": before[0] if before else None,
+        "validation_loss_best": journal.best_loss,
+        "validations": journal.validations,
+        "seconds": round(journal.seconds, 3),
+        "tokens_per_second": round(journal.tokens / journal.seconds, 1)
+        if journal.seconds
+        else None,
+        "peak_rss_mib": round(peak_rss_mib(), 1),
+        "peak_gpu_mib": round(peak_memory_mib(torch.device(decided.device)), 1)
+        if decided.device == "cuda"
+        else None,
+        "skipped_steps": journal.skipped,
+        "warnings": warned,
+    }
+
+
+def _card_facts(config: Config, base: _Base, result: dict[str, Any]) -> CardFacts:
+    path = Path(config.data.path) if config.data.path else None
+    licence = base.facts.licence
+    return CardFacts(
+        base_name=Path(base.ref.location).name
+        if base.ref.kind == "local"
+        else base.ref.location
+        if base.ref.kind == "hub"
+        else base.ref.name,
+        base_kind=base.ref.kind,
+        base_location=base.ref.location,
+        base_revision=base.facts.revision,
+        base_weights=base.weights,
+        template=PUBLISHED_TEMPLATE if base.fmt.template_source == "published" else None,
+        licence=licence,
+        # every family trained here is one of Gemma's; only a card can say that weights are not
+        gemma_terms=not base.ref.is_demo and licence in (None, "gemma"),
+        is_demo=base.ref.is_demo,
+        data_file=path.name if path else None,
+        data_sha256=file_digest(path) if path and path.is_file() else None,
+        results=result,
+    )
+
+
+# ---------------------------------------------------------------------- surroundings
+
+
+@contextmanager
+def _memory_faults() -> Generator[None]:
+    """Out of memory as an expected fault, with what helps."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        foreseen = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not foreseen and "can't allocate memory" not in text:
+            raise
+        raise EnvironmentFault(
+            f"the memory does not suffice: {text.splitlines()[0] if text else 'out of memory'}",
+            remedy="use --batch 1 with a higher --accumulation, --gradient-checkpointing true, or a "
+            "lower --max-length; run the same command again with them",
+        ) from error
+
+
+@contextmanager
+def quiet_libraries() -> Generator[None]:
+    """No bars and chatter of the libraries on our progress line; errors come as exceptions."""
+    level, bars = transformers_logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)(\..*)?")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,443 @@
+"""The one subclass of `transformers.Trainer`: our loss, batches and checkpoints in its loop.
+
+The Trainer keeps what it is good at: optimiser, schedule, clipping, gradient scaling, trackers. It
+sees the whole training as one epoch whose every batch is a complete optimiser step (`batches.Step`),
+so accumulation, normalisation and the data position are ours: the gradient of a step is that of
+(summed loss of its supervised tokens) / (their number), however it is cut into batches, and a
+resumed run starts at step k of the plan. Its own tqdm, prints, evaluation and checkpoints are off.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from gemma_lora.config import Config
+from gemma_lora.errors import ModelError
+from gemma_lora.train import checkpoint as checkpoints
+from gemma_lora.train.batches import Batch, Step, StepPlan
+from gemma_lora.train.checkpoint import Checkpoint
+from gemma_lora.train.decisions import Decisions
+from gemma_lora.train.interrupts import Interrupts
+from gemma_lora.train.loss import Autocast, mean_nll, nll_sum
+from gemma_lora.train.progress import Progress, peak_memory_mib
+
+__all__ = ["Journal", "StepTrainer", "autocast_for", "trainable", "training_arguments"]
+
+_MOST_SKIPPED = 25
+"""Steps in a row that fp16's scaler may skip (it halves the scale each time) before we stop."""
+
+
+@dataclass
+class Journal:
+    """What has happened so far; saved in every checkpoint, so a resumed run goes on with it."""
+
+    step: int = 0
+    validations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """`{"step", "loss"}` in order; step 0 is before training."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    since_best: int = 0
+    stopped_early: bool = False
+    first_loss: float | None = None
+    last_loss: float | None = None
+    tokens: int = 0
+    supervised: int = 0
+    skipped: int = 0
+    """Steps that fp16 skipped because of overflow."""
+    seconds: float = 0.0
+    """Wall-clock training time, validation and checkpoints included, over all resumptions."""
+    line: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The metrics line of `step`."""
+    written: bool = True
+    """Whether that line is in the metrics: not if `step` was interrupted before its validation."""
+
+    @property
+    def validated(self) -> bool:
+        """Whether `step` has its validation."""
+        return bool(self.validations) and self.validations[-1]["step"] == self.step
+
+
+class _Abandoned(Exception):
+    """A validation was cut short by a signal; it is made up for on resumption."""
+
+
+def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def autocast_for(precision: str, device: torch.device) -> Autocast:
+    """fp32 adapter weights compute in the frozen weights' format, on every device alike."""
+    if precision == "fp32":
+        return nullcontext
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    return lambda: torch.autocast(device.type, dtype=kind)
+
+
+def training_arguments(config: Config, decided: Decisions, folder: Path) -> TrainingArguments:
+    train = config.train
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=decided.device == "cpu",
+        seed=config.seed,
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=decided.learning_rate,
+        lr_scheduler_type=train.schedule
+        if train.schedule != "constant"
+        else "constant_with_warmup",
+        warmup_steps=decided.warmup_steps,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        fp16=decided.precision == "fp16",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to=list(train.report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage] - the Trainer would wrap the model in DataParallel without a word
+    return arguments
+
+
+class StepTrainer(Trainer):
+    """Trains over a `StepPlan`, from the start or from a `Checkpoint`."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        arguments: TrainingArguments,
+        *,
+        plan: StepPlan,
+        validation: Sequence[Batch],
+        decided: Decisions,
+        patience: int,
+        folder: Path,
+        identity: dict[str, str],
+        interrupts: Interrupts,
+        progress: Callable[[int], Progress],
+        resume: Checkpoint | None,
+    ) -> None:
+        super().__init__(model=model, args=arguments)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.journal = Journal(**resume.state["journal"]) if resume else Journal()
+        self._peft, self._plan, self._validation = model, plan, validation
+        self._decided, self._patience, self._folder = decided, patience, folder
+        self._identity, self._interrupts, self._resume = identity, interrupts, resume
+        self._progress = progress(self.journal.step)
+        self._seconds_before = self.journal.seconds
+        self._autocast = autocast_for(decided.precision, arguments.device)
+        self._skipped_in_a_row = 0
+        self._step_loss = math.nan
+        self._step_tokens = (0, 0)
+        self._clock = 0.0
+
+    # ------------------------------------------------------------------ where the Trainer asks
+
+    def get_train_dataloader(self) -> DataLoader[Step]:
+        """The steps that are left. Its own generator: making an iterator draws a random number."""
+        return DataLoader(
+            self._plan,
+            batch_size=None,
+            sampler=range(self.journal.step, self._plan.steps),
+            collate_fn=_as_is,
+            generator=torch.Generator(),
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        return super().create_scheduler(self._plan.steps, optimizer)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        step = next(epoch_iterator)
+        return [step], step.supervised
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The last thing before the loop: all state is made, so now it can be restored."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        seed_all(self.args.seed)
+        if self._resume is not None:
+            self._restore(self._resume)
+        self.state.global_step = self.journal.step
+        self.state.max_steps = self._plan.steps
+        if self._validation and not self.journal.validated and self._due(self.journal.step):
+            self._validate()
+            if self.journal.step:
+                self._write_checkpoint()
+        self._clock = self._progress.seconds
+        return prepared
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The whole training is one epoch; there may be nothing left of it."""
+        journal = self.journal
+        done = journal.stopped_early or journal.step >= self._plan.steps
+        if done or self._interrupts.pending is not None:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one whole optimiser step; returns its loss a supervised token."""
+        step = cast(Step, inputs)
+        model.train()
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in step.batches:
+            with self._autocast():
+                part = nll_sum(self._peft, batch.to(self.args.device)) / step.supervised
+            total += part.detach().cpu().double()
+            if not math.isfinite(float(total)):
+                raise self._diverged("the loss", float(total))
+            self.accelerator.backward(part)
+        self._step_loss = float(total)
+        self._step_tokens = (step.tokens, step.supervised)
+        return total.float().to(self.args.device)
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: Tensor,
+        grad_norm: Tensor | float | None,
+        model: torch.nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
+    ) -> None:
+        """Called after every step (and once more at the end, when there is nothing new)."""
+        if self.state.global_step == self.journal.step:
+            return
+        self._record(float(grad_norm) if grad_norm is not None else math.nan, learning_rate or 0.0)
+        due = self._due(self.journal.step)
+        if self._interrupts.pending is None and due:
+            self._validate()
+        if not due or not self._validation:
+            self._progress.write(self.journal.line)
+            self.journal.written = True
+        if due or self._interrupts.pending is not None:
+            self._write_checkpoint()
+        if self._interrupts.pending is not None or self.journal.stopped_early:
+            self.control.should_training_stop = True
+        self._clock = self._progress.seconds
+
+    # ------------------------------------------------------------------ after a step
+
+    def _due(self, step: int) -> bool:
+        """Whether `step` is validated and saved: step 0, every so many, and the last."""
+        return step % self._decided.eval_steps == 0 or step == self._plan.steps
+
+    def _record(self, grad_norm: float, learning_rate: float) -> None:
+        """Enter the step just made into the journal; stop where it went wrong."""
+        journal = self.journal
+        journal.step = self.state.global_step
+        self._watch_overflow(grad_norm)
+        elapsed = self._progress.seconds - self._clock
+        tokens, supervised = self._step_tokens
+        journal.tokens += tokens
+        journal.supervised += supervised
+        journal.last_loss = self._step_loss
+        if journal.first_loss is None:
+            journal.first_loss = self._step_loss
+        journal.seconds = self._seconds_before + self._progress.seconds
+        self.state.epoch = self._plan.epoch_after(journal.step)
+        journal.written = False
+        journal.line = {
+            "step": journal.step,
+            "epoch": self.state.epoch,
+            "loss": self._step_loss,
+            "validation_loss": None,
+            "lr": learning_rate,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+            "tokens_per_second": tokens / elapsed if elapsed > 0 else None,
+            "memory": peak_memory_mib(self.args.device),
+        }
+        if self.args.report_to:
+            self.log({k: journal.line[k] for k in ("loss", "lr", "tokens_per_second")})
+
+    def _watch_overflow(self, grad_norm: float) -> None:
+        if self.accelerator.optimizer_step_was_skipped:
+            self.journal.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= _MOST_SKIPPED:
+                raise self._diverged("the gradient", grad_norm)
+            return
+        self._skipped_in_a_row = 0
+        if not math.isfinite(grad_norm):
+            raise self._diverged("the gradient", grad_norm)
+
+    def _validate(self) -> None:
+        """Validation loss of the current weights into journal and metrics."""
+        journal = self.journal
+        if not self._validation:
+            return
+        epoch = self._plan.epoch_after(journal.step)
+
+        def look(done: int) -> None:
+            if self._interrupts.pending is not None:
+                raise _Abandoned
+            self._progress.draw(journal.step, epoch, f"validating {done}/{len(self._validation)}")
+
+        try:
+            loss = mean_nll(
+                self._peft,
+                self._validation,
+                device=self.args.device,
+                autocast=self._autocast,
+                on_batch=look,
+            )
+        except _Abandoned:
+            return
+        if not math.isfinite(loss):
+            raise self._diverged("the validation loss", loss)
+        journal.validations.append({"step": journal.step, "loss": loss})
+        if journal.step and (journal.best_loss is None or loss < journal.best_loss):
+            journal.best_step, journal.best_loss, journal.since_best = journal.step, loss, 0
+        elif journal.step:
+            journal.since_best += 1
+            journal.stopped_early = 0 < self._patience <= journal.since_best
+        line = journal.line or {
+            "step": 0,
+            "epoch": 0.0,
+            **dict.fromkeys(("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")),
+            "memory": peak_memory_mib(self.args.device),
+        }
+        self._progress.write({**line, "validation_loss": loss})
+        journal.written = True
+        if self.args.report_to:
+            self.log({"validation_loss": loss})
+
+    # ------------------------------------------------------------------ state to disk and back
+
+    def _write_checkpoint(self) -> None:
+        self.journal.seconds = self._seconds_before + self._progress.seconds
+        scaler = self.accelerator.scaler
+        schedule: Any = self.lr_scheduler
+        state = {
+            "identity": self._identity,
+            "journal": vars(self.journal),
+            "scheduler": {
+                key: value
+                for key, value in schedule.state_dict().items()
+                if key in ("last_epoch", "_step_count", "_last_lr", "base_lrs")
+            },
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "python_random": _plain(random.getstate()),
+        }
+        moments: dict[str, Tensor] = {}
+        for number, entry in _optimizer_of(self).state_dict()["state"].items():
+            moments |= {f"{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+        checkpoints.save(
+            self._folder,
+            self.journal.step,
+            {"weights": trainable(self._peft), "optimizer": moments, "rng": _random_states()},
+            state,
+        )
+        checkpoints.prune(self._folder, best=self.journal.best_step)
+
+    def _restore(self, found: Checkpoint) -> None:
+        load_weights(self._peft, found)
+        optimizer = _optimizer_of(self)
+        content = optimizer.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in found.tensors("optimizer").items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value
+        rate = found.state["scheduler"]["_last_lr"]
+        groups = [{**g, "lr": lr} for g, lr in zip(content["param_groups"], rate, strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        schedule: Any = self.lr_scheduler
+        schedule.load_state_dict(found.state["scheduler"])
+        if self.accelerator.scaler is not None and found.state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(found.state["scaler"])
+        version, numbers, gauss = found.state["python_random"]
+        random.setstate((version, tuple(numbers), gauss))
+        _set_random_states(found.tensors("rng"))
+
+    def _diverged(self, what: str, value: float) -> ModelError:
+        step, rate = self.state.global_step, self._decided.learning_rate
+        remedies = []
+        if self._decided.precision == "fp16":
+            remedies.append("--precision fp32 (fp16 cannot hold this model's activations)")
+        remedies.append(f"a lower --learning-rate than {rate:g}")
+        return ModelError(
+            f"{what} became {value} at step {step + 1} of {self._plan.steps}",
+            expected="a finite number",
+            remedy=" or ".join(remedies)
+            + "; nothing of this step was saved, earlier checkpoints stand",
+        )
+
+
+def load_weights(model: PeftModel, found: Checkpoint) -> None:
+    """Copy the checkpoint's adapter into `model`; every tensor must be there with its shape."""
+    stored, live = found.tensors("weights"), trainable(model)
+    if stored.keys() != live.keys() or any(stored[n].shape != live[n].shape for n in live):
+        raise ModelError(
+            "its weights do not fit the adapter of this run",
+            where=str(found.path),
+            remedy="delete the checkpoints folder to start over",
+        )
+    with torch.no_grad():
+        for name, parameter in live.items():
+            parameter.copy_(stored[name])
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _optimizer_of(trainer: StepTrainer) -> torch.optim.Optimizer:
+    return cast(torch.optim.Optimizer, trainer.optimizer)
+
+
+def _as_is(step: Any) -> Any:
+    return step
+
+
+def _random_states() -> dict[str, Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_states(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    position, has_gauss, gauss = states["numpy_rest"].tolist()
+    keys = states["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _plain(state: tuple[Any, ...]) -> list[Any]:
+    version, numbers, gauss = state
+    return [version, list(numbers), gauss]

@@ -234,12 +234,16 @@ class TestCaveats:
         made.answers["base"] = [answer(r, stopped="limit") for r in made.rows]
         assert any("makes `better` easy" in text for text in made.decide()["warnings"])
 
-    def test_length_gap_and_empty_answers(self, made: Made):
+    def test_length_gap(self, made: Made):
         made.answers["tuned"] = [answer(r, "long words " * 20) for r in made.rows]
-        made.answers["base"][0] = answer(made.rows[0], " ")
         text = " ".join(made.decide()["warnings"])
         assert "tuned answers are much longer" in text
-        assert "1 base answer is empty" in text
+
+    def test_test_questions_that_were_trained_on(self, made: Made):
+        write_jsonl(made.run.train_rows, [row(3), row(900, cluster="c4"), row(901)])
+        verdict = made.decide()
+        assert verdict["also_in_training"] == 2
+        assert any("by heart" in text for text in verdict["warnings"])
 
     def test_few_questions(self, tmp_path):
         made = Made(tmp_path, count=12)

@@ -90,6 +90,12 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
 def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
     primary = verdict["primary"]
     lines: list[str] = []
+    if verdict["also_in_training"]:
+        lines.append(
+            f"{verdict['also_in_training']} of {verdict['questions']} test questions are also among the "
+            "training rows, as they are or nearly so: on these the tuned model may have learned the answer "
+            "by heart."
+        )
     if primary["note"]:
         lines.append(f"On the interval: {primary['note']}.")
     if primary["n"] < FEW_QUESTIONS:
@@ -130,15 +136,6 @@ def _answers(verdict: Mapping[str, Any]) -> list[str]:
             "tokens: the base model does not know when to stop, which makes `better` easy. An "
             "instruction-tuned base (such as google/gemma-2b-it) is a fairer comparison."
         )
-    if tuned["answered"] and tuned["stopped_by_limit"] > tuned["answered"] / 10:
-        lines.append(
-            f"{tuned['stopped_by_limit']} of {tuned['answered']} tuned answers were cut off at the limit "
-            f"of {limit} tokens; raise `--max-new-tokens`."
-        )
-    for arm, facts in (("base", base), ("tuned", tuned)):
-        if facts["empty"]:
-            noun = "answer is" if facts["empty"] == 1 else "answers are"
-            lines.append(f"{facts['empty']} {arm} {noun} empty.")
     lengths = base["characters_median"], tuned["characters_median"]
     if all(lengths) and max(lengths) >= LENGTH_RATIO * min(lengths):
         longer = "tuned" if lengths[1] > lengths[0] else "base"

@@ -61,6 +61,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "questions": len(questions),
         "pairs_lost": len(questions) - len(complete),
         "judgements_left_out": strangers,
+        "also_in_training": _also_in_training(run, questions, console),
         "model": config.model.model,
         "starter_model": config.model.model.split("@")[0] == "starter",
         "scope": "this checkpoint (one training run, one seed)",
@@ -133,6 +134,14 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
         "stopped_by_limit": sum(answer.stopped_by == "limit" for answer in answers),
         "empty": sum(not answer.answer.strip() for answer in answers),
     }
+
+
+def _also_in_training(run: RunDir, questions: Sequence[PairedQuestion], console: Console) -> int:
+    """Test questions whose text or cluster of near-duplicates is among the training rows."""
+    rows = read_jsonl(run.train_rows, Example, console)
+    clusters = {row.cluster for row in rows}
+    texts = {row.prompt for row in rows}
+    return sum(q.cluster in clusters or q.messages in texts for q in questions)
 
 
 def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:

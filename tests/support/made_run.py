@@ -114,7 +114,7 @@ def _example(i: int, rng: random.Random, *, plain: bool = False) -> Example:
     return Example(
         id=f"{rng.getrandbits(64):016x}",
         messages=tuple(messages),
-        cluster=f"c{i if i % 20 else 0}",
+        cluster=f"c{i if i % 20 or i >= 1000 else 0}",
         line=i + 2,
     )
 
@@ -214,12 +214,20 @@ def _training(run: RunDir, rng: random.Random) -> None:
     write_json(
         run.training,
         {
-            "steps": 60,
+            "schema_version": 1,
+            "decisions": {"precision": "bf16", "device": "cpu", "learning_rate": 2e-4},
+            "trainable_parameters": 19611648,
+            "steps_done": 60,
             "best_step": 45,
-            "validation_loss": 1.104,
+            "saved_step": 45,
+            "stopped_early": False,
+            "train_loss_first": 3.021,
+            "train_loss_last": 0.842,
+            "validation_loss_before": 3.31,
+            "validation_loss_best": 1.104,
+            "validations": [{"step": 45, "loss": 1.104}],
             "seconds": 512.4,
             "tokens_per_second": 951.2,
-            "decisions": {"precision": "bf16", "learning_rate": 2e-4},
             "warnings": [
                 "the validation loss rose again after step 45; the checkpoint of step 45 is kept"
             ],
@@ -231,17 +239,35 @@ def _audit_and_provenance(run: RunDir, config: Config) -> None:
     write_json(
         run.audit,
         {
-            "file": "support.csv",
-            "encoding": "utf-8",
-            "columns": {"question": "instruction", "answer": "response<b>"},
-            "rows": {"read": 420, "dropped": 3, "train": 280, "validation": 57, "test": 80},
-            "duplicates": {"exact": 2, "near": 11},
-            "leaks": 0,
-            "lengths": {"median": 61, "p95": 212, "longest": 388},
-            "share_with_loss": 0.71,
+            "schema_version": 1,
+            "source": {"file": "support.csv", "sha256": "ab" * 32, "bytes": 104270, "format": "csv",
+                       "encoding": "utf-8", "encoding_found": "valid UTF-8", "delimiter": ",",
+                       "header_line": 1, "notes": []},
+            "columns": {"recognised": {"question": {"name": "instruction<b>", "how": "by its name"},
+                                       "answer": {"name": "response", "how": "by its name"}},
+                        "unused": ["<script>window.pwned = 7</script>"]},
+            "example_rows": [],
+            "rows": {"read": 420, "blank": 0, "used": 417, "dropped": 3, "truncated": 0,
+                     "dropped_by_reason": [{"reason": "empty answer", "count": 3, "lines": [5, 9, 88]}],
+                     "cells_trimmed": 2, "control_text": 1},
+            "test_file": None,
+            "duplicates": {"repeated_rows": 2, "repeated_questions": 4, "near_duplicate_clusters": 5,
+                           "rows_in_them": 11, "largest": 4, "largest_share": 0.0095},
+            "answers": {"different": 410, "most_common_count": 3},
+            "leaks": None,
+            "split": {"train": 280, "validation": 57, "test": 80, "seed": 7, "near_duplicate": 0.8,
+                      "clusters": {"train": 275, "validation": 57, "test": 77}},
+            "tokens": {"max_length": 1024, "total": 33482, "carrying_loss": 22818, "loss_share": 0.6815,
+                       "shortest": 31, "median": 90, "mean": 91.5, "p95": 207, "p99": 314, "longest": 388,
+                       "histogram": [{"from": 31 + 40 * i, "to": 70 + 40 * i, "rows": n}
+                                     for i, n in enumerate((96, 180, 82, 30, 16, 8, 3, 1, 1))]},
+            "rendered": {"id": "b68c", "line": 146, "ids": [2, 106], "loss": [0, 1],
+                         "runs": [["<bos><start_of_turn>user\nI changed my email <b>address</b>.<end_of_turn>\n"
+                                   "<start_of_turn>model\n", False],
+                                  ["I am sorry about that. Please click the link we sent.<end_of_turn>", True]]},
             "warnings": ["2 rows have cells with surrounding spaces, which the template trims <i>"],
         },
-    )
+    )  # fmt: skip
     write_json(
         run.provenance,
         {

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-__all__ = ["bins", "histogram", "loss_curves", "share_bar", "strip", "strip_axis"]
+__all__ = ["bars", "bins", "histogram", "loss_curves", "share_bar", "strip", "strip_axis"]
 
 _LEFT, _RIGHT = 2.5, 97.5  # percent of the width, so that end labels are not cut off
 
@@ -116,6 +116,24 @@ def histogram(base: Sequence[float], tuned: Sequence[float]) -> Markup:
         for arm in ("base", "tuned")
     )
     return _figure(192, "histogram", "How often each overall score was given", text, parts)
+
+
+def bars(rows: Sequence[tuple[str, int]], title: str) -> Markup:
+    """A horizontal bar for each (name, count)."""
+    top = max(1, *(count for _, count in rows))
+    parts: list[Markup] = []
+    for index, (name, count) in enumerate(rows):
+        y = 22 * index
+        width = max(0.4 if count else 0.0, 68 * count / top)
+        parts.append(
+            Markup(
+                '<text x="18%" y="{:d}" class="tick" text-anchor="end">{}</text>'
+                '<rect x="20%" y="{:d}" width="{:.2f}%" height="14" class="bar tie"/>'
+                '<text x="{:.2f}%" y="{:d}" dx="6" class="tick">{:d}</text>'
+            ).format(y + 13, name, y + 2, width, 20 + width, y + 13, count)
+        )
+    text = ", ".join(f"{name}: {count}" for name, count in rows)
+    return _figure(22 * len(rows), "lengths", title, text, parts)
 
 
 def share_bar(win: int, tie: int, loss: int) -> Markup:

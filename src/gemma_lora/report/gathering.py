@@ -51,6 +51,9 @@ class Row:
     number: int
     id: str
     title: str
+    """The last question on one line, shortened."""
+    plain: bool
+    """The title is the whole prompt."""
     turns: tuple[tuple[str, str], ...]
     reference: str | None
     gain: float | None
@@ -77,6 +80,18 @@ class Material:
     audit: dict[str, Any]
     provenance: dict[str, Any]
     config_text: str
+
+    @property
+    def digits(self) -> int:
+        """Decimals of a single answer's score: none where the judge gave whole numbers."""
+        values = [
+            value
+            for row in self.rows
+            for side in (row.base, row.tuned)
+            for value in side.scores.values()
+            if value is not None
+        ]
+        return 0 if all(float(value).is_integer() for value in values) else 2
 
     @property
     def listed(self) -> tuple[Row, ...]:
@@ -128,7 +143,7 @@ def collect(run: RunDir, verdict: Mapping[str, Any]) -> Material:
     losses = {m.step: m.loss for m in metrics if m.loss is not None}
     validations = {m.step: m.validation_loss for m in metrics if m.validation_loss is not None}
     training = _optional(run, "training.json")
-    best = training.get("best_step")
+    best = training.get("best_step", training.get("saved_step"))
     return Material(
         rows=tuple(rows),
         training_loss=tuple(sorted(losses.items())),
@@ -141,11 +156,24 @@ def collect(run: RunDir, verdict: Mapping[str, Any]) -> Material:
     )
 
 
-def facts(tree: Mapping[str, Any], *, leave_out: Sequence[str] = ("warnings",)) -> list[Any]:
+_SHOWN_ELSEWHERE = frozenset(
+    [
+        "schema_version",
+        "warnings",
+        "validations",
+        "stop_ids",
+        "rendered",
+        "example_rows",
+        "histogram",
+    ]
+)
+
+
+def facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A JSON object as (name, text) pairs; nested names are joined with ` › `."""
     found: list[tuple[str, str]] = []
     for key, value in tree.items():
-        if key not in leave_out:
+        if key not in _SHOWN_ELSEWHERE:
             _flatten(label(str(key)), value, found)
     return found
 
@@ -153,6 +181,8 @@ def facts(tree: Mapping[str, Any], *, leave_out: Sequence[str] = ("warnings",)) 
 def _flatten(name: str, value: Any, found: list[tuple[str, str]]) -> None:
     if isinstance(value, dict) and value:
         for key, inner in cast(dict[Any, Any], value).items():
+            if key in _SHOWN_ELSEWHERE:
+                continue
             _flatten(f"{name} › {label(str(key))}", inner, found)
     elif isinstance(value, list) and any(
         isinstance(v, dict | list) for v in cast(list[Any], value)
@@ -187,10 +217,12 @@ def _row(question: PairedQuestion) -> Row:
     turns = tuple((turn.role, _limited(turn.content)) for turn in question.messages)
     asked = next((t.content for t in reversed(question.messages) if t.role == "user"), "")
     title = " ".join(asked.split())
+    short = title if len(title) <= 160 else title[:159] + "…"
     return Row(
         number=question.number,
         id=question.id,
-        title=title if len(title) <= 160 else title[:159] + "…",
+        title=short,
+        plain=len(turns) == 1 and turns[0] == ("user", short),
         turns=turns,
         reference=None if question.reference is None else _limited(question.reference),
         gain=question.difference(),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_lora.records import DIMENSIONS
+from gemma_lora.report.datafacts import data_facts
 from gemma_lora.report.gathering import Material, Row, Side, facts
 from gemma_lora.report.wording import (
     clean,
@@ -42,11 +43,11 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         _missing(verdict),
         f"Rule: {verdict['rule']}",
         "## Answers",
-        _answers(material.rows),
+        _answers(material.rows, material.digits),
         "## Training",
         _training(material),
         "## Data",
-        _facts(material.audit) or "No audit was saved.",
+        _data(material),
         "## Where this comes from",
         _facts({"judge": verdict["judge"], "model": verdict["model"]}),
         _facts(material.provenance),
@@ -89,14 +90,14 @@ def _missing(verdict: Mapping[str, Any]) -> str:
     return "Without a score:\n\n" + "\n".join(lines)
 
 
-def _answers(rows: Sequence[Row]) -> str:
+def _answers(rows: Sequence[Row], digits: int) -> str:
     table = [["#", "gain", "base", "tuned", "question"], ["--:", "--:", "--:", "--:", "---"]]
     table += [
         [
             str(row.number),
-            points(row.gain),
-            score(row.base.overall),
-            score(row.tuned.overall),
+            points(row.gain, digits),
+            score(row.base.overall, digits),
+            score(row.tuned.overall, digits),
             _inline(_short(row.title)),
         ]
         for row in rows
@@ -137,6 +138,13 @@ def _training(material: Material) -> str:
     table = _table(curves) if material.validation_loss else ""
     known = _facts(material.training)
     return "\n\n".join(part for part in (known, table) if part) or "No training record was saved."
+
+
+def _data(material: Material) -> str:
+    pairs = data_facts(material.audit) or facts(material.audit)
+    return "\n".join(f"- {_inline(name)}: {_inline(text)}" for name, text in pairs) or (
+        "No audit was saved."
+    )
 
 
 def _facts(tree: Mapping[str, Any]) -> str:

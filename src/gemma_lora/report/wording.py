@@ -69,22 +69,22 @@ def tally(verdict: Mapping[str, Any]) -> str:
     """Wins, ties and losses as a sentence."""
     counts = verdict["win_tie_loss"]
     return (
-        f"The tuned answer was better on {counts['win']}, equal on {counts['tie']} "
-        f"and worse on {counts['loss']} questions."
+        f"Question by question, the tuned answer scored higher on {counts['win']}, "
+        f"the same on {counts['tie']} and lower on {counts['loss']}."
     )
 
 
-def score(value: float | None) -> str:
+def score(value: float | None, digits: int = 2) -> str:
     """A score on the scale of 1 to 10; a dash where there is none."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
-def points(value: float | None) -> str:
+def points(value: float | None, digits: int = 2) -> str:
     """A difference with its sign (a real minus)."""
     if value is None:
         return "–"
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "\u2212")
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def interval(ci95: Sequence[float] | None) -> str:

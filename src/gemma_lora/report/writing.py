@@ -22,6 +22,7 @@ from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
 from gemma_lora.report import charts, wording
+from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
 from gemma_lora.rundir import RunDir, write_json, write_text
@@ -65,12 +66,14 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         "interval": wording.interval,
         "p_value": wording.p_value,
         "facts": facts,
+        "commands": _commands,
     }
     page = environment.from_string(_part("report.html.j2"))
     return page.render(
         v=verdict,
         m=material,
         charts=charts,
+        digits=material.digits,
         dimensions=DIMENSIONS,
         headline=wording.headline(verdict),
         sentence=wording.sentence(verdict),
@@ -80,6 +83,9 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         policy=_policy(style, script),
         version=__version__,
         written=written,
+        data_facts=data_facts(material.audit),
+        length_bars=length_bars(material.audit),
+        rendered_row=rendered_row(material.audit),
         data_name=Path(str(material.provenance.get("data", {}).get("file") or "")).name,
     )
 
@@ -102,6 +108,15 @@ def _policy(style: str, script: str) -> str:
         f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def _commands(text: str) -> Markup:
+    """`like this` as code; everything is escaped first."""
+    parts = [Markup.escape(wording.clean(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # an odd backtick is just a character
+        return Markup("`").join(parts)
+    pieces = [Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts)]
+    return Markup("").join(pieces)
 
 
 def _shown(value: Any) -> Any:

@@ -57,9 +57,9 @@ class DataConfig(_Section):
     answer_column: AutoStr = None
     """Column with the answer. auto: recognised by name."""
     system_column: AutoStr = None
-    """Column with a system instruction for the row. auto: recognised by name, if there is one."""
+    """Column with a system instruction for the row. auto: recognised by name, if there is one. none: no such column."""
     context_column: AutoStr = None
-    """Column with extra input placed after the question. auto: recognised by name, if there is one."""
+    """Column with extra input placed after the question. auto: recognised by name, if there is one. none: no such column."""
     messages_column: AutoStr = None
     """Column with a whole conversation (a JSON list of role/content turns). auto: recognised by name."""
     delimiter: AutoStr = None

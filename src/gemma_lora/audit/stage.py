@@ -91,8 +91,7 @@ def _examine(
         validation_rows=config.data.validation_rows,
         own_test=test is not None,
     )
-    own_test: Side = "test"
-    sides += [own_test] * (len(rows) - own)
+    sides.extend("test" for _ in rows[own:])
     examples = _examples(rows, clusters, sides)
     facts = _facts(config, fmt, data, test, clusters, sides, console)
     facts["warnings"] = console.warnings[before:]

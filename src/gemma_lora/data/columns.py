@@ -115,7 +115,10 @@ def _find(columns: list[str], name: str) -> int | None:
 def _candidates(free: dict[int, str], part: str) -> list[int]:
     names = NAMES[part]
     strong = [i for i, name in free.items() if name in names.strong]
-    return strong or [i for i, name in free.items() if name in names.weak]
+    letters = {"q", "a"} <= set(free.values())  # alone, a column `a` is just a column
+    return strong or [
+        i for i, name in free.items() if name in names.weak and (len(name) > 1 or letters)
+    ]
 
 
 def _alpaca_input(

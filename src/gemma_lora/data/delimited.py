@@ -54,7 +54,7 @@ def read_delimited(
         found = Delimited(dialect.delimiter, [name.strip() for name in header], header_line)
         found.notes += [*notes, *title_notes]
         start = header_line - 1 + _height(lines, header_line - 1, dialect)
-        _read_rows(lines, start, dialect, found, suspect)
+        _read_rows(lines, start, dialect, found, suspect, where)
     if suspect:
         found.problems += bad_characters(lines)
     _name_columns(found, where)
@@ -93,7 +93,7 @@ def _height(lines: list[str], start: int, dialect: Dialect) -> int:
 
 
 def _read_rows(
-    lines: list[str], start: int, dialect: Dialect, found: Delimited, suspect: bool
+    lines: list[str], start: int, dialect: Dialect, found: Delimited, suspect: bool, where: str
 ) -> None:
     """Append the sound rows from line index `start` on, and a problem for each other one."""
     width = len(found.columns)
@@ -125,26 +125,30 @@ def _read_rows(
             position = _next_sound_row(lines, begin, dialect, width)
             found.problems.append(_broken(lines, begin, position, dialect, error))
             if restarts >= _MOST_RESTARTS:
-                found.problems.append(
-                    Problem(
-                        position + 1,
-                        f": reading stopped here, after {restarts} places of broken quoting",
-                        "broken quoting",
-                    )
+                raise_problems(
+                    where,
+                    found.problems,
+                    remedy=f"reading stopped in line {position}; if cells are quoted or separated "
+                    "in another way, convert the file to plain CSV",
                 )
-                return
 
 
 def _next_sound_row(lines: list[str], begin: int, dialect: Dialect, width: int) -> int:
-    """Index of the first line after `begin` that is a whole row by itself, or the number of lines."""
+    """Index of the first line after `begin` to go on at: a whole row by itself, or broken by itself."""
     for index in range(begin + 1, len(lines)):
         try:
-            rows = list(dialect.reader([lines[index]], 0, strict=True))
-        except csv.Error:
-            continue
-        if rows and len(rows[0]) == width and any(rows[0]):
-            return index
-    return len(lines)
+            row = next(dialect.reader([lines[index]], 0, strict=True), [])
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                continue  # the line only opens or closes a cell of several lines
+            break
+        if len(row) == width and any(row):
+            break
+    else:
+        return len(lines)
+    while index > begin + 1 and not lines[index - 1].strip():
+        index -= 1
+    return index
 
 
 def _broken(

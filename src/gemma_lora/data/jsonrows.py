@@ -202,7 +202,8 @@ def _read_object(
 
 
 def _no_object(line: int, value: Any) -> Problem:
-    return Problem(line, f": {quoted(str(value), 30)} where an object should be", "no object")
+    what = "a list" if isinstance(value, list) else quoted(str(value), 30)
+    return Problem(line, f": {what} where an object should be", "no object")
 
 
 def _flatten_instances(

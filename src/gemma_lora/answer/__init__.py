@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemma_lora.answer.questions import Question, load_questions, set_name
-from gemma_lora.answer.stage import answer, load_arms
+from gemma_lora.answer.stage import answer
 from gemma_lora.model.decoding import Generated, generate
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Question",
     "answer",
     "generate",
-    "load_arms",
     "load_questions",
     "set_name",
 ]

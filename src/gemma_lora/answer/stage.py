@@ -9,7 +9,6 @@ base answers. Refuses questions longer than the model's positions.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +18,7 @@ from gemma_lora.answer.questions import Question, load_questions, set_name, test
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError
-from gemma_lora.model import (
-    check_access,
-    decide_device,
-    decide_precision,
-    load_adapter,
-    load_base,
-    load_format,
-    resolve,
-    weights_digest,
-)
+from gemma_lora.model import Arms, has_adapter, load_arms, load_format, resolve, weights_digest
 from gemma_lora.model.decoding import Generated, generate, room
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import ARMS, Answer, Example
@@ -43,45 +33,9 @@ from gemma_lora.rundir import (
     write_jsonl,
 )
 
-__all__ = ["Arms", "answer", "load_arms"]
+__all__ = ["answer"]
 
 LIMIT_SHARE = 0.1
-
-
-class Arms:
-    """Base and tuned model in one: `use("tuned")` is a context in which the model is that arm."""
-
-    def __init__(self, model: Any, names: tuple[str, ...], decisions: dict[str, str]) -> None:
-        self.model = model
-        self.names = names
-        self.decisions = decisions
-
-    def use(self, arm: str) -> contextlib.AbstractContextManager[None]:
-        if arm not in self.names:
-            raise DataError(f"there is no {arm} model in this run", remedy="train first")
-        if arm == "base" and "tuned" in self.names:
-            return self.model.disable_adapter()
-        return contextlib.nullcontext()
-
-
-def load_arms(config: Config, run: RunDir, console: Console) -> Arms:
-    """The base model and, where the run has one, its adapter; decisions are noted."""
-    facts = check_access(resolve(config.model.model))
-    device = decide_device(config.model)
-    precision = decide_precision(config.model, device, facts)
-    console.note(
-        f"device {device} ({device.reason}), precision {precision} ({precision.reason}), "
-        f"attention {facts.attention} ({facts.attention_reason})"
-    )
-    base = load_base(facts.ref, precision=precision, device=device)
-    decisions = {"device": str(device), "precision": str(precision), "attention": facts.attention}
-    if not has_adapter(run):
-        return Arms(base, ("base",), decisions)
-    return Arms(load_adapter(base, run.adapter, ref=facts.ref), ARMS, decisions)
-
-
-def has_adapter(run: RunDir) -> bool:
-    return (run.adapter / "adapter_config.json").exists()
 
 
 def answer(

@@ -44,6 +44,7 @@ _HEADERS = frozenset(
     [
         *("host", "accept", "accept-encoding", "connection", "user-agent"),
         *("content-type", "content-length", "transfer-encoding"),
+        "x-stainless-raw-response",  # the client looks for it again when the response is there
     ]
 )
 _OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
@@ -182,7 +183,7 @@ class ServerAsker:
         body: dict[str, Any] = {
             "model": self.target.model,
             "messages": messages,
-            dialect.limit_name: self._limit * (4 if longer else 1),
+            dialect.limit_name: 4 * self._config.judge_max_tokens if longer else self._limit,
         }
         if dialect.temperature:
             body["temperature"] = 0

@@ -103,16 +103,13 @@ def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        try:
-            return asyncio.run(make())
-        except ExceptionGroup as group:
-            raise _first(group) from None
+        return _run(make)
     results: list[T] = []
     faults: list[BaseException] = []
 
     def target() -> None:
         try:
-            results.append(asyncio.run(make()))
+            results.append(_run(make))
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread
             faults.append(error)
 
@@ -122,6 +119,13 @@ def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if faults:
         raise faults[0]
     return results[0]
+
+
+def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    try:
+        return asyncio.run(make())
+    except ExceptionGroup as group:  # of the workers; each one's fault is the same or as good
+        raise _first(group) from None
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -48,7 +48,7 @@ def judge(
     target = resolve(settings.judge)
     items = load_items(run, console)
     folder = run.judgements(slug(settings.judge))
-    before = len(console.warnings)
+    console = _Listener(console)
     scorer = _scorer(target, settings, console, backoff)
     _family_warning(target, console)
     ledger = Ledger(folder, items, scorer.identity(), console)
@@ -66,7 +66,6 @@ def judge(
         run_async(work)
     rows = ledger.close()
     facts = _facts(target, scorer, ledger, rows, prices, console, folder)
-    facts["warnings"] = console.warnings[before:]
     write_json(folder / "judge.json", facts)
     _tell(facts, console)
     _require_some(target, rows)
@@ -123,6 +122,24 @@ def fingerprint(config: JudgeConfig) -> str:
     if not target.is_llm:
         return digest(LexicalScorer().identity())
     return digest(LlmScorer.identity_of(target, config))
+
+
+class _Listener(Console):
+    """Passes everything on and keeps this stage's warnings, also those the console had before."""
+
+    def __init__(self, inner: Console) -> None:
+        super().__init__(quiet=inner.quiet)
+        self._inner = inner
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._inner.warn(text)
+
+    def progress(self, text: str, *, final: bool = False) -> None:
+        self._inner.progress(text, final=final)
 
 
 def _scorer(
@@ -192,6 +209,7 @@ def _facts(
         "tokens": {"input": usage.input, "output": usage.output},
         "cost": cost(usage, prices) if scorer.is_llm else None,
         "cached": cached,
+        "warnings": list(dict.fromkeys([*(before["warnings"] if same else []), *console.warnings])),
     }
 
 

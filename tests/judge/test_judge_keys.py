@@ -1,0 +1,136 @@
+"""The key goes to its own server and nowhere else: no header, no redirect, no log, no file, no error."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+from support.judge_server import Act, JudgeServer
+
+from gemma_lora import judge as judging
+from gemma_lora.console import Console
+from gemma_lora.errors import JudgeError
+
+KEY = "own-key-4711-abcdef"
+OPENAI = "sk-openai-0815-abcdef"
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMA_LORA_JUDGE_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", OPENAI)
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-abcdef")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-secret")
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "X-Extra: secret-extra\nAuthorization: Bearer stolen-one"
+    )
+
+
+def everything(folder: Path) -> str:
+    return "\n".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.is_file())
+
+
+def test_only_the_named_servers_own_key_is_sent(
+    server: JudgeServer, make_run, configured, tmp_path, caplog
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    stream = io.StringIO()
+    judging.probe(configured(server.name).judge, Console(stream=stream))
+    judging.judge(configured(server.name), make_run(3), Console(stream=stream), backoff=0.01)
+    for seen in server.seen:
+        assert {k.lower(): v for k, v in seen.headers.items()}["authorization"] == f"Bearer {KEY}"
+        text = str(seen.headers) + str(seen.body)
+        for secret in (OPENAI, "admin", "org-secret", "proj-secret", "secret-extra", "stolen"):
+            assert secret not in text
+    for text in (everything(tmp_path), stream.getvalue(), caplog.text):
+        assert KEY not in text
+        assert OPENAI not in text
+
+
+def test_ollama_and_keyless_servers_get_none(
+    server: JudgeServer, make_run, configured, monkeypatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.port}")
+    judging.judge(configured("ollama:stub-judge"), make_run(2), Console(quiet=True))
+    monkeypatch.delenv("GEMMA_LORA_JUDGE_KEY")
+    judging.judge(configured(server.name), make_run(2, folder="b"), Console(quiet=True))
+    assert len(server.chats) == 8
+    assert not [
+        seen for seen in server.seen if "authorization" in {k.lower() for k in seen.headers}
+    ]
+
+
+def test_the_base_url_variable_diverts_nothing(
+    server: JudgeServer, make_run, configured, monkeypatch
+) -> None:
+    """OpenAI's host cannot be reached from here; what matters is that the other server hears nothing."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing may really leave this machine
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(JudgeError, match="does not answer"):
+        judging.probe(
+            configured("openai:stub-judge", judge_retries=0).judge,
+            Console(quiet=True),
+            backoff=0.01,
+        )
+    assert not server.seen
+
+
+def test_a_redirect_is_not_followed(make_run, configured) -> None:
+    with JudgeServer() as thief, JudgeServer() as server:
+        server.plan = lambda seen: Act(
+            status=307, headers={"location": f"{thief.url}/chat/completions"}
+        )
+        with pytest.raises(JudgeError, match="redirects to") as caught:
+            judging.judge(configured(server.name), make_run(2), Console(quiet=True), backoff=0.01)
+        assert not thief.seen
+        assert len(server.seen) == 1
+        assert f"127.0.0.1:{thief.port}" in str(caught.value)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    server: JudgeServer, make_run, configured, monkeypatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    judging.judge(configured(server.name), make_run(2), Console(quiet=True), backoff=0.01)
+    assert len(server.chats) == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 418, 500])
+def test_a_server_that_echoes_the_key_does_not_get_it_shown(
+    status: int, server: JudgeServer, make_run, configured, tmp_path
+) -> None:
+    said = f"Incorrect API key provided: {KEY}, or Bearer {KEY} or sk-ab***xyz\x1b[2J"
+    server.plan = lambda seen: (
+        Act(status=status, body={"error": {"message": said}})
+        if seen.answer != "b answer 0"
+        else None
+    )
+    stream = io.StringIO()
+    shown = ""
+    try:
+        judging.judge(
+            configured(server.name, judge_retries=0),
+            make_run(3),
+            Console(stream=stream),
+            backoff=0.01,
+        )
+    except JudgeError as error:
+        shown = f"{error} {error.as_json()}"
+    for text in (shown, stream.getvalue(), everything(tmp_path)):
+        for secret in (KEY, "sk-ab", "\x1b"):
+            assert secret not in text
+
+
+def test_a_refused_key_is_named_by_its_variable(server: JudgeServer, configured) -> None:
+    server.plan = lambda seen: Act(status=401)
+    with pytest.raises(JudgeError, match="refuses access") as caught:
+        judging.probe(configured(server.name).judge, Console(quiet=True), backoff=0.01)
+    assert "GEMMA_LORA_JUDGE_KEY was sent" in str(caught.value)

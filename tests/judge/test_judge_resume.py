@@ -1,0 +1,121 @@
+"""Killed with SIGKILL and started again, the stage asks no recorded reply a second time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from support.judge_server import Act, JudgeServer, right_scores
+
+from gemma_lora import judge as judging
+from gemma_lora.console import Console
+from gemma_lora.records import Judgement
+from gemma_lora.rundir import append_jsonl, read_json, read_jsonl
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from gemma_lora import judge
+from gemma_lora.config import Config, JudgeConfig
+from gemma_lora.console import Console
+from gemma_lora.rundir import RunDir
+config = Config(judge=JudgeConfig(judge=sys.argv[2], judge_concurrency=4))
+judge.judge(config, RunDir(Path(sys.argv[1])), Console(quiet=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("cache", "most"),
+    [
+        (False, 2),
+        pytest.param(True, 10, marks=pytest.mark.full),
+        pytest.param(False, 10, marks=pytest.mark.full),
+    ],
+)
+def test_kills_lose_and_repeat_nothing(
+    cache: bool, most: int, server: JudgeServer, make_run, configured, monkeypatch
+) -> None:
+    if not cache:  # resume must not lean on the cache
+        monkeypatch.setenv("GEMMA_LORA_CACHE", os.devnull)
+    server.plan = lambda seen: Act(delay=0.03)
+    run = make_run(60)
+    path = run.judgements(judging.slug(server.name)) / "judgements.jsonl"
+    recorded_before_kill: set[str] = set()
+    asked_again: list[str] = []
+    kills = 0
+    while kills < most:
+        start, known = len(server.chats), len(server.chats) + 8
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(run.root), server.name])
+        while len(server.chats) < known and process.poll() is None:
+            time.sleep(0.005)
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        asked_again += [s.answer for s in server.chats[start:] if s.answer in recorded_before_kill]
+        recorded_before_kill = {
+            f"{row.arm[0]} answer {int(row.id[1:])}" for row in read_jsonl(path, Judgement)
+        }
+    assert kills == most
+    start = len(server.chats)
+    judging.judge(configured(server.name), run, Console(quiet=True))
+    asked_again += [s.answer for s in server.chats[start:] if s.answer in recorded_before_kill]
+    assert asked_again == []
+    rows = read_jsonl(path, Judgement)
+    assert len(rows) == 120
+    assert all(
+        row.overall == right_scores(f"{row.arm[0]} answer {int(row.id[1:])}")["overall"]
+        for row in rows
+    )
+    counts = Counter(seen.answer for seen in server.chats)
+    assert len(counts) == 120
+    assert sum(counts.values()) - 120 <= 4 * kills, "at most what was in flight is repeated"
+
+
+def test_a_torn_last_line_costs_one_question(server: JudgeServer, make_run, configured) -> None:
+    run, config = make_run(5), configured(server.name)
+    folder = judging.judge(config, run, Console(quiet=True))
+    for name in ("judgements.jsonl", "usage.jsonl"):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw[:-20])
+    server.seen.clear()
+    judging.judge(config, run, Console(quiet=True))
+    assert len(server.chats) == 0, "the cache still has it"
+    assert len(read_jsonl(folder / "judgements.jsonl", Judgement)) == 10
+    assert read_json(folder / "judge.json")["judged"] == 10
+
+
+def test_of_two_lines_for_one_answer_the_last_counts(
+    server: JudgeServer, make_run, configured
+) -> None:
+    run, config = make_run(3), configured(server.name)
+    folder = judging.judge(config, run, Console(quiet=True))
+    (first, *_) = read_jsonl(folder / "judgements.jsonl", Judgement)
+    append_jsonl(folder / "judgements.jsonl", first.model_copy(update={"reasoning": "newer"}))
+    judging.judge(config, run, Console(quiet=True))
+    rows = read_jsonl(folder / "judgements.jsonl", Judgement)
+    assert len(rows) == 6
+    assert rows[0].reasoning == "newer"
+
+
+def test_two_processes_share_the_cache(server: JudgeServer, make_run, configured) -> None:
+    runs = [make_run(20, folder=name) for name in "ab"]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(run.root), server.name])
+        for run in runs
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    before = len(server.chats)
+    third = make_run(20, folder="c")
+    judging.judge(configured(server.name), third, Console(quiet=True))
+    assert len(server.chats) == before
+    files = [
+        run.judgements(judging.slug(server.name)) / "judgements.jsonl" for run in (*runs, third)
+    ]
+    assert len({file.read_bytes() for file in files}) == 1

@@ -1,0 +1,227 @@
+"""A real OpenAI-compatible HTTP server on loopback that misbehaves exactly as a test tells it to.
+
+    with JudgeServer() as server:
+        server.plan = lambda seen: Act(status=500) if seen.number < 3 else None   # None: judge well
+        ... judge with server.name ...
+        server.seen          # every request: body, headers, times
+
+`good_reply` judges by a hash of the answer's text, so equal answers get equal scores and a test can
+compute what is right (`right_scores`). Thread for each connection; connections are kept alive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SCORES = ("relevance", "accuracy", "completeness", "fluency", "usefulness", "overall")
+
+
+@dataclass
+class Seen:
+    """One request as it arrived."""
+
+    number: int
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    at: float
+    done: float = 0.0
+
+    @property
+    def system(self) -> str:
+        return "\n".join(m["content"] for m in self.body["messages"] if m["role"] == "system")
+
+    @property
+    def user(self) -> str:
+        return self.body["messages"][-1]["content"]
+
+    @property
+    def answer(self) -> str:
+        """The answer under examination, decoded from between its markers."""
+        return self.field("ANSWER UNDER EXAMINATION")
+
+    def field(self, title: str) -> Any:
+        found = re.findall(
+            rf"^<<<{title} (\w+)>>>\n(.*?)\n<<<END OF {title} \1>>>$", self.user, re.M | re.S
+        )
+        assert len(found) == 1, f"{title}: {len(found)} times in the prompt"
+        return json.loads(found[0][1])
+
+
+@dataclass
+class Act:
+    """What to do instead of judging well."""
+
+    status: int = 200
+    body: Any = None
+    """dict: sent as JSON; str or bytes: as they are; None: a good reply (status 200) or an error object."""
+    content: str | None = None
+    """A chat completion with this text."""
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    finish: str = "stop"
+    refusal: str | None = None
+    cut: int | None = None
+    """Send only so many bytes of the body, although Content-Length promises all, then close."""
+    drip: float = 0.0
+    """Seconds between the bytes of the body."""
+    reset: bool = False
+    """Break the connection with a TCP reset instead of replying."""
+
+
+def right_scores(answer: str) -> dict[str, int]:
+    raw = hashlib.sha256(answer.encode("utf-8", "surrogatepass")).digest()
+    return {name: 1 + raw[i] % 10 for i, name in enumerate(SCORES)}
+
+
+def verdict_text(scores: dict[str, Any], reasoning: str = "because") -> str:
+    return json.dumps({"reasoning": reasoning, **scores})
+
+
+def good_reply(seen: Seen) -> str:
+    return verdict_text(right_scores(seen.answer))
+
+
+class JudgeServer:
+    """Starts on entering, stops on leaving. `plan(seen)` returns an Act, or None for a good reply."""
+
+    def __init__(self, model: str = "stub-judge", host: str = "127.0.0.1") -> None:
+        self.model = model
+        self.plan: Callable[[Seen], Act | None] = lambda seen: None
+        self.seen: list[Seen] = []
+        self.models = [model, "another-model"]
+        self.most_in_flight = 0
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._http = _Server((host, 0), _handler(self))
+        self.port = self._http.server_address[1]
+        self.host = host
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/v1"
+
+    @property
+    def name(self) -> str:
+        return f"{self.url}#{self.model}"
+
+    @property
+    def chats(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path.endswith("/chat/completions")]
+
+    def __enter__(self) -> JudgeServer:
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def note(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Seen:
+        with self._lock:
+            seen = Seen(len(self.seen), path, headers, body, time.monotonic())
+            self.seen.append(seen)
+            self._in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        return seen
+
+    def finish(self, seen: Seen) -> None:
+        with self._lock:
+            seen.done = time.monotonic()
+            self._in_flight -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients that hang up are part of the tests
+
+
+def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            seen = server.note(self.path, dict(self.headers.items()), {})
+            try:
+                data = [{"id": name, "object": "model"} for name in server.models]
+                self._send(Act(body={"object": "list", "data": data}))
+            finally:
+                server.finish(seen)
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            body = json.loads(self.rfile.read(length))
+            seen = server.note(self.path, dict(self.headers.items()), body)
+            try:
+                act = server.plan(seen) or Act()
+                time.sleep(act.delay)
+                if act.reset:
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.connection.close()
+                    self.close_connection = True
+                    return
+                if act.status == 200 and act.body is None:
+                    text = act.content if act.content is not None else good_reply(seen)
+                    act.body = completion(server.model, text, act)
+                self._send(act)
+            finally:
+                server.finish(seen)
+
+        def _send(self, act: Act) -> None:
+            body = act.body
+            if body is None:
+                body = {"error": {"message": f"scripted {act.status}", "type": "test"}}
+            kind = "application/json"
+            if isinstance(body, (dict, list)):
+                body = json.dumps(body)
+            raw = body if isinstance(body, bytes) else str(body).encode()
+            headers = {"content-type": kind, "content-length": str(len(raw)), **act.headers}
+            self.send_response(act.status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            sent = raw if act.cut is None else raw[: act.cut]
+            if act.drip:
+                for byte in sent:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(act.drip)
+            else:
+                self.wfile.write(sent)
+            self.wfile.flush()
+            if act.cut is not None:
+                self.close_connection = True
+
+    return Handler
+
+
+def completion(model: str, text: str | None, act: Act | None = None) -> dict[str, Any]:
+    act = act or Act()
+    message = {"role": "assistant", "content": text, "refusal": act.refusal}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": f"{model}-2026-11-01",
+        "system_fingerprint": "fp_test",
+        "choices": [{"index": 0, "finish_reason": act.finish, "message": message}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }

@@ -105,7 +105,7 @@ def _order_fault(turns: Turns) -> str | None:
     for number, (role, _) in enumerate(talk, start=1 + len(turns) - len(talk)):
         expected = "user" if (number - (len(turns) - len(talk))) % 2 else "assistant"
         if role != expected:
-            return f"turn {number} is a {role} turn where a {expected} turn should be"
+            return f"turn {number} is by the {role} where the {expected} should speak"
     if not talk or talk[-1][0] != "assistant":
-        return "the last turn is not an assistant turn, so there is nothing to learn from it"
+        return "the last turn is not the assistant's, so there is nothing to learn from it"
     return None

@@ -2,9 +2,10 @@
 
 Two texts are near-duplicates where the sets of their five-character shingles (NFKC, case folded,
 white space collapsed) have a Jaccard similarity of at least the threshold; groups are the connected
-components. The search is exact, not MinHash: similar sets must share one of the rarest shingles of
-each (prefix filter of Chaudhuri, Ganti and Kaushik, ICDE 2006), which leaves few pairs to compare,
-so no pair is missed and none is reported wrongly (shingles are told apart by 64-bit hashes).
+components. The search is exact, not MinHash: no pair is missed and none is reported wrongly (shingles
+are told apart by 64-bit hashes). Similar sets must share several of the rarest shingles of each
+(prefix filter, Chaudhuri, Ganti and Kaushik, ICDE 2006; with several shared ones, Wang, Li and Feng,
+SIGMOD 2012), which a sparse product counts, so that few pairs are left to compare in full.
 
 Shapes: N texts, U different ones, V different shingles, S pairs (text, shingle).
 """
@@ -26,7 +27,8 @@ SHINGLE = 5
 
 _PAD = 0x110000  # no code point: keeps shingles of short texts apart from all others
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_BLOCK_PAIRS = 1_000_000
+_SHARED = 8  # of the rarest shingles; more of them weed out better, but lengthen the prefixes
+_BLOCK_PRODUCTS = 10_000_000
 _BLOCK_SHINGLES = 8_000_000
 _TINY = 1e-9  # thresholds such as 0.7 are not exact in binary
 
@@ -84,46 +86,42 @@ def _components(owners: Ints, shingles: Ints, count: int, threshold: float) -> I
         (np.ones(len(owners), dtype=np.int32), shingles, np.append(first, len(owners))),
         shape=(count, int(shingles.max()) + 1),
     )
-    # with this many of its rarest shingles a text meets every other one that is similar enough
-    prefix = sizes - np.ceil(threshold * sizes - _TINY).astype(np.int64) + 1
-    in_prefix = np.arange(len(owners)) - first[owners] < prefix[owners]
-    token, text = shingles[in_prefix], owners[in_prefix]
-    # within a shingle by size: partners of a text are those up to 1/threshold times as large
-    widest = int(sizes.max()) + 1
-    by_size = token * widest + sizes[text]
-    order = np.argsort(by_size, kind="stable")
-    by_size, text, token = by_size[order], text[order], token[order]
-    reach = np.minimum(np.floor(sizes[text] / threshold + _TINY).astype(np.int64), widest - 1)
-    last = np.searchsorted(by_size, token * widest + reach, side="right")
-    partners = last - np.arange(len(text)) - 1
+    # two similar texts share at least `needed` shingles of each, so the first `shared` of these, by
+    # rarity, lie within the first `prefix` of each
+    needed = np.maximum(np.ceil(threshold * sizes - _TINY).astype(np.int64), 1)
+    shared = np.minimum(needed, _SHARED)
+    prefix = sizes - needed + shared
+    inside = np.arange(len(owners)) - first[owners] < prefix[owners]
+    text, token = owners[inside], shingles[inside]
+    rare = csr_array(
+        (np.ones(len(text), dtype=np.int32), token, np.append(0, np.cumsum(prefix))),
+        shape=sets.shape,
+    )
+    by_token = rare.T.tocsr()
+    work = np.cumsum(np.bincount(text, np.bincount(token)[token], minlength=count))
     labels = np.arange(count, dtype=np.int64)
-    position = 0
-    while position < len(text):
-        sums = np.cumsum(partners[position : position + _BLOCK_PAIRS])
-        step = max(1, int(np.searchsorted(sums, _BLOCK_PAIRS, side="right")))
-        block = np.arange(position, position + step)
-        labels = _join(_pairs(block, partners[block], text), labels, sets, sizes, threshold)
-        position += step
+    start = 0
+    while start < count:
+        before = float(work[start - 1]) if start else 0.0
+        stop = max(start + 1, int(np.searchsorted(work, before + _BLOCK_PRODUCTS, side="right")))
+        found = (rare[start:stop] @ by_token).tocoo()
+        left, right = found.row.astype(np.int64) + start, found.col.astype(np.int64)
+        likely = (left < right) & (found.data >= np.minimum(shared[left], shared[right]))
+        left, right = left[likely], right[likely]
+        small, big = np.minimum(sizes[left], sizes[right]), np.maximum(sizes[left], sizes[right])
+        fits = small >= threshold * big - _TINY
+        labels = _join((left[fits], right[fits]), labels, sets, sizes, threshold)
+        start = stop
     return labels
-
-
-def _pairs(entries: Ints, partners: Ints, text: Ints) -> tuple[Ints, Ints]:
-    left = np.repeat(entries, partners)
-    ends = np.cumsum(partners)
-    right = left + 1 + np.arange(len(left)) - np.repeat(ends - partners, partners)
-    return text[left], text[right]
 
 
 def _join(
     pairs: tuple[Ints, Ints], labels: Ints, sets: csr_array, sizes: Ints, threshold: float
 ) -> Ints:
     """Merge the groups of those pairs that are similar enough."""
-    left, right = pairs
-    apart = labels[left] != labels[right]
-    low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
+    apart = labels[pairs[0]] != labels[pairs[1]]
+    low, high = pairs[0][apart], pairs[1][apart]
     count = len(labels)
-    once = np.unique(low * count + high)
-    low, high = once // count, once % count
     if not len(low):
         return labels
     shared = np.empty(len(low), dtype=np.int64)

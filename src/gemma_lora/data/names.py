@@ -55,6 +55,8 @@ _ALL = frozenset(
 
 def key(name: str) -> str:
     """`User Question`, `user_question` and `USER-QUESTION` are one name."""
+    if len(name) > 200:  # a cell of text, no name
+        return name
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(c for c in folded if not c.isspace() and c not in "_-.\ufeff\u200b")
 

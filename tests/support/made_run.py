@@ -6,6 +6,7 @@ long words), answers of both arms, judgements, loss curves, audit and provenance
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from gemma_lora.config import Config, DataConfig, JudgeConfig, ModelConfig
 from gemma_lora.loading import dump
 from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
-from gemma_lora.rundir import RunDir, append_jsonl, write_json, write_jsonl, write_text
+from gemma_lora.rundir import RunDir, write_json, write_jsonl, write_text
 
 __all__ = ["NASTY", "SLUG", "make_config", "make_run"]
 
@@ -197,7 +198,7 @@ def _judge_facts(lexical: bool, config: Config) -> dict[str, Any]:
 
 
 def _training(run: RunDir, rng: random.Random) -> None:
-    run.metrics.unlink(missing_ok=True)
+    lines: list[dict[str, Any]] = []
     for step in range(1, 61):
         row: dict[str, Any] = {
             "step": step,
@@ -207,10 +208,11 @@ def _training(run: RunDir, rng: random.Random) -> None:
             "grad_norm": rng.uniform(0.4, 1.4),
             "tokens_per_second": 950.0,
         }
-        append_jsonl(run.metrics, row)
+        lines.append(row)
         if step % 5 == 0:
             loss = 1.0 + 2.1 * math.exp(-step / 15) + max(0, step - 45) * 0.006
-            append_jsonl(run.metrics, {"step": step, "epoch": step / 20, "validation_loss": loss})
+            lines.append({"step": step, "epoch": step / 20, "validation_loss": loss})
+    write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     write_json(
         run.training,
         {

@@ -1,7 +1,7 @@
-"""The data check in the reader's words, from audit.json.
+"""The data check and the training in the reader's words, from audit.json and training.json.
 
 Pure: picks the figures that a reader asks about first; the complete file follows in the report.
-A folder whose audit.json is absent or of another shape gives fewer lines, never an error.
+A folder where a file is absent or of another shape gives fewer lines, never an error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["data_facts", "length_bars", "rendered_row"]
+__all__ = ["data_facts", "length_bars", "rendered_row", "training_facts"]
 
 
 def data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -61,6 +61,34 @@ def data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("tokens in a row", text))
     if "loss_share" in tokens:
         found.append(("tokens that are learned from", f"{tokens['loss_share']:.1%}"))
+    return found
+
+
+def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) pairs on the checkpoint kept, the losses, time, size and precision."""
+    found: list[tuple[str, str]] = []
+    steps, kept = training.get("steps_done"), training.get("saved_step")
+    if steps is not None and kept is not None:
+        early = "; stopped early" if training.get("stopped_early") else ""
+        found.append(("checkpoint kept", f"step {kept} of {steps}{early}"))
+    for name, first, last in (
+        ("validation loss", "validation_loss_before", "validation_loss_best"),
+        ("training loss", "train_loss_first", "train_loss_last"),
+    ):
+        before, after = training.get(first), training.get(last)
+        if before is not None and after is not None:
+            words = "before, {:.3f} at the best" if "best" in last else "first, {:.3f} last"
+            found.append((name, f"{before:.3f} " + words.format(after)))
+    seconds, speed = training.get("seconds"), training.get("tokens_per_second")
+    if seconds is not None:
+        pace = f", {speed:,.0f} tokens a second" if speed is not None else ""
+        found.append(("time", f"{seconds / 60:.1f} minutes{pace}"))
+    decided = _part(training, "decisions")
+    if "trainable_parameters" in training:
+        found.append(("adapter", f"{training['trainable_parameters']:,} trainable parameters"))
+    if {"precision", "device", "learning_rate"} <= decided.keys():
+        text = f"{decided['precision']} on {decided['device']}, learning rate {decided['learning_rate']:g}"
+        found.append(("computed in", text))
     return found
 
 

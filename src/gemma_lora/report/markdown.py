@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report.datafacts import data_facts
+from gemma_lora.report.datafacts import data_facts, training_facts
 from gemma_lora.report.gathering import Material, Row, Side, facts
 from gemma_lora.report.wording import (
     clean,
@@ -104,7 +104,7 @@ def _answers(rows: Sequence[Row], digits: int) -> str:
     ]
     scored = [row for row in rows if row.gain is not None]
     shown = scored if len(scored) <= _WORST + _BEST else [*scored[:_WORST], *scored[-_BEST:]]
-    full = "\n\n".join(_question(row) for row in shown)
+    full = "\n\n".join(_question(row, digits) for row in shown)
     note = (
         f"In full: the {_WORST} with the lowest and the {_BEST} with the highest gain. All others are in "
         "report.html and in answers/test."
@@ -114,19 +114,21 @@ def _answers(rows: Sequence[Row], digits: int) -> str:
     return f"Sorted by gain, worst first.\n\n{_table(table)}\n\n{note}\n\n{full}"
 
 
-def _question(row: Row) -> str:
-    parts = [f"### Question {row.number}: gain {points(row.gain)}"]
+def _question(row: Row, digits: int) -> str:
+    parts = [f"### Question {row.number}: gain {points(row.gain, digits)}"]
     parts += [f"{role}:\n\n{_fence(text)}" for role, text in row.turns]
     if row.reference is not None:
         parts.append(f"reference:\n\n{_fence(row.reference)}")
-    parts += [_side(row.base), _side(row.tuned)]
+    parts += [_side(row.base, digits), _side(row.tuned, digits)]
     return "\n\n".join(parts)
 
 
-def _side(side: Side) -> str:
+def _side(side: Side, digits: int) -> str:
     marks = ["cut off at the token limit"] if side.cut_off else []
     marks += [_inline(flag) for flag in side.flags] + [_inline(reason) for reason in side.reasons]
-    head = f"{side.arm}, scored {score(side.overall)}" + (f" ({'; '.join(marks)})" if marks else "")
+    head = f"{side.arm}, scored {score(side.overall, digits)}" + (
+        f" ({'; '.join(marks)})" if marks else ""
+    )
     text = _fence(side.answer) if side.answer is not None else "(no answer)"
     said = f"\n\njudge on {side.arm}:\n\n{_fence(side.reasoning)}" if side.reasoning else ""
     return f"{head}:\n\n{text}{said}"
@@ -136,19 +138,20 @@ def _training(material: Material) -> str:
     curves = [["step", "validation loss"], ["--:", "--:"]]
     curves += [[str(step), f"{loss:.4f}"] for step, loss in material.validation_loss]
     table = _table(curves) if material.validation_loss else ""
-    known = _facts(material.training)
+    known = _listed(training_facts(material.training) or facts(material.training))
     return "\n\n".join(part for part in (known, table) if part) or "No training record was saved."
 
 
 def _data(material: Material) -> str:
-    pairs = data_facts(material.audit) or facts(material.audit)
-    return "\n".join(f"- {_inline(name)}: {_inline(text)}" for name, text in pairs) or (
-        "No audit was saved."
-    )
+    return _listed(data_facts(material.audit) or facts(material.audit)) or "No audit was saved."
 
 
 def _facts(tree: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {_inline(name)}: {_inline(text)}" for name, text in facts(tree))
+    return _listed(facts(tree))
+
+
+def _listed(pairs: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"- {_inline(name)}: {_inline(text)}" for name, text in pairs)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

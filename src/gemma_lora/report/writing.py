@@ -22,7 +22,7 @@ from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
 from gemma_lora.report import charts, wording
-from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row
+from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
 from gemma_lora.rundir import RunDir, write_json, write_text
@@ -84,6 +84,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         version=__version__,
         written=written,
         data_facts=data_facts(material.audit),
+        training_facts=training_facts(material.training),
         length_bars=length_bars(material.audit),
         rendered_row=rendered_row(material.audit),
         data_name=Path(str(material.provenance.get("data", {}).get("file") or "")).name,

@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from support.made_run import NASTY, SLUG, make_config, make_run
 
 from gemma_lora.console import Console
 from gemma_lora.decision import decide
+from gemma_lora.records import Answer
 from gemma_lora.report import summary, write_report
 from gemma_lora.report.charts import bins, loss_curves
 from gemma_lora.report.wording import clean, headline, interval, points
-from gemma_lora.rundir import RunDir, read_json, write_json, write_text
+from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 QUIET = Console(quiet=True, stream=io.StringIO())
 
@@ -181,6 +183,20 @@ class TestDataStaysData:
         assert len(rendered.attributes("tr")) > 80
 
 
+@pytest.mark.parametrize("ticks", ["```", "````", "~~~"])
+def test_markdown_fences_hold_whatever_the_answer_fences(ticks, tmp_path):
+    markdown_it = pytest.importorskip("markdown_it")
+    run, config = make_run(tmp_path, questions=12, unscored=False)
+    rows = read_jsonl(run.answers("tuned"), Answer)
+    text = f"{ticks}\n# broken out\n{ticks}"
+    write_jsonl(run.answers("tuned"), [row.model_copy(update={"answer": text}) for row in rows])
+    write_report(run, decide(config, run, QUIET, judge_slug=SLUG))
+    tokens = markdown_it.MarkdownIt("commonmark").parse(run.report_md.read_text("utf-8"))
+    headings = [after.content for tag, after in pairwise(tokens) if tag.type == "heading_open"]
+    assert "broken out" not in headings
+    assert len([t for t in tokens if t.type == "fence" and "# broken out" in t.content]) == 12
+
+
 def test_markdown_says_the_same(made):
     text = Path(made[2]["report_md"]).read_text("utf-8")
     primary = made[1]["primary"]
@@ -237,7 +253,6 @@ def test_a_second_judge_stands_beside_the_first(tmp_path):
     write_report(run, first)
     before = run.report_html.read_bytes()
     make_run(run.root, lexical=True)
-    write_text(run.config, run.config.read_text())
     other = config.model_copy(
         update={"judge": config.judge.model_copy(update={"judge": "lexical"})}
     )

@@ -79,8 +79,11 @@ def test_the_arm_is_hidden_and_the_arms_are_mixed(
     for seen in server.chats:
         text = json.dumps(seen.body) + json.dumps(seen.headers)
         assert not re.search(r"tuned|baseline|\bbase\b|\barm\b|lora|adapter|q00", text, re.I)
-    order = [seen.answer[0] for seen in server.chats]
-    assert 10 < order[:40].count("A") < 30
+    order = [seen.answer for seen in server.chats]
+    assert 10 < sum(name[0] == "A" for name in order[:40]) < 30
+    first = sum(order.index(f"A{i}") < order.index(f"B{i}") for i in range(40))
+    assert 10 < first < 30, "neither arm is always asked first"
+    order = [name[0] for name in order]
     longest = max(len(run_) for run_ in re.findall(r"A+|B+", "".join(order)))
     assert longest <= 10
     again = make_run(answers=answers, folder="again")
@@ -237,17 +240,17 @@ def test_silence_is_unscored_and_asked_again_by_the_next_call(
 def test_a_hanging_and_a_dripping_server_time_out(
     server: JudgeServer, make_run: MakeRun, configured: Configured
 ) -> None:
-    server.plan = lambda seen: {"b answer 0": Act(delay=3.0), "t answer 1": Act(drip=0.05)}.get(
+    server.plan = lambda seen: {"b answer 0": Act(delay=20.0), "t answer 1": Act(drip=0.05)}.get(
         seen.answer
     )
     run = make_run(3)
     start = time.monotonic()
-    rows = judged(run, configured(server.name, judge_timeout=0.4, judge_retries=1))
-    assert time.monotonic() - start < 2.5
+    rows = judged(run, configured(server.name, judge_timeout=1.5, judge_retries=1))
+    assert time.monotonic() - start < 12
     reasons = {(row.id, row.arm): row.unscored_reason for row in rows if row.unscored_reason}
     assert reasons == {
-        ("q0000", "base"): "no reply: no answer within 0.4 s (2 tries)",
-        ("q0001", "tuned"): "no reply: no answer within 0.4 s (2 tries)",
+        ("q0000", "base"): "no reply: no answer within 1.5 s (2 tries)",
+        ("q0001", "tuned"): "no reply: no answer within 1.5 s (2 tries)",
     }
     assert_right(run, rows)
 

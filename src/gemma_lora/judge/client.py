@@ -229,9 +229,8 @@ class ServerAsker:
     async def _once(self, body: dict[str, Any]) -> Reply:
         """One request. Raises _Passing, _BadRequest, Rejected or JudgeError."""
         try:
-            async with asyncio.timeout(
-                self._config.judge_timeout
-            ):  # httpx limits single reads only
+            # the client's own limit is for single reads: a server that drips would never reach it
+            async with asyncio.timeout(self._config.judge_timeout):
                 raw: Any = await self._client.chat.completions.with_raw_response.create(**body)
                 return _envelope(raw.http_response, self._scrub)
         except (TimeoutError, openai.APITimeoutError):

@@ -144,9 +144,9 @@ def test_order_of_the_file_changes_nothing(made: Any, fmt: PromptFormat, tmp_pat
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_what_is_recognised_is_printed(made: Any, fmt: PromptFormat) -> None:
+def test_what_is_recognised_is_printed(made: Any, fmt: PromptFormat, tmp_path: Path) -> None:
     console = quiet()
-    audit(made(plain(20)), fmt, console)
+    prepare(made(plain(20)), fmt, RunDir(tmp_path / "run"), console)
     text = console.stream.getvalue()  # type: ignore[attr-defined]
     assert "question: column 'question', by its name" in text
     assert "line 2, user: " in text
@@ -323,11 +323,11 @@ def test_rendered_row_is_what_training_sees(made: Any, fmt: PromptFormat) -> Non
     assert sum(row["loss"]) < len(row["loss"])
 
 
-def test_data_cannot_reach_the_terminal(made: Any, fmt: PromptFormat) -> None:
+def test_data_cannot_reach_the_terminal(made: Any, fmt: PromptFormat, tmp_path: Path) -> None:
     nasty = "\x1b[2J\x1b]0;title\x07[bold red]markup[/] \x9b31m \u202egnp.exe \r over"
     rows = [[f"{q} {nasty}", f"{a} {nasty}"] for q, a in plain(30)]
     console = quiet()
-    facts = audit(made(rows), fmt, console)
+    facts = prepare(made(rows), fmt, RunDir(tmp_path / "run"), console)
     noted = console.stream.getvalue()  # type: ignore[attr-defined]
     for text in (screen(facts), noted):
         assert not any(c in text for c in "\x1b\x07\x9b\u202e\r")

@@ -61,15 +61,18 @@ def prepare(config: Config, fmt: PromptFormat, run: RunDir, console: Console) ->
 
 
 def audit(config: Config, fmt: PromptFormat, console: Console) -> dict[str, Any]:
-    """The facts that `prepare` writes to audit.json, without a run folder."""
-    return _examine(config, fmt, console)[0]
+    """The facts that `prepare` writes to audit.json, without a run folder.
+
+    What was recognised is not told on the way, since `show` prints it.
+    """
+    return _examine(config, fmt, console, tell=False)[0]
 
 
 def _examine(
-    config: Config, fmt: PromptFormat, console: Console
+    config: Config, fmt: PromptFormat, console: Console, *, tell: bool = True
 ) -> tuple[dict[str, Any], dict[str, list[Example]]]:
     before = len(console.warnings)
-    data = _read(_path(config), config, fmt, console)
+    data = _read(_path(config), config, fmt, console, tell)
     test: _File | None = None
     if config.data.test is not None:
         if config.data.test_rows is not None:
@@ -77,7 +80,7 @@ def _examine(
                 "--test-rows takes rows from the data file, --test brings a file of its own",
                 remedy="give one of the two",
             )
-        test = _read(Path(config.data.test), config, fmt, console)
+        test = _read(Path(config.data.test), config, fmt, console, tell)
         if len(test.measured.rows) < 2:
             raise DataError("fewer than 2 usable rows", where=str(test.path))
     rows = [*data.measured.rows, *(test.measured.rows if test else ())]
@@ -104,9 +107,9 @@ def _path(config: Config) -> Path:
     return Path(config.data.path)
 
 
-def _read(path: Path, config: Config, fmt: PromptFormat, console: Console) -> _File:
+def _read(path: Path, config: Config, fmt: PromptFormat, console: Console, tell: bool) -> _File:
     loaded = load_examples(path, config.data)
-    for line in recognised_lines(source_facts(path, loaded)):
+    for line in recognised_lines(source_facts(path, loaded)) if tell else ():
         console.note(line)
     measured = measure(loaded, fmt, config, console)
     return _File(path, loaded, measured)

@@ -213,7 +213,8 @@ def _fit(
     """Train to the end or on from a checkpoint, and leave the chosen weights in `model`."""
     found = _resumable(run, identity, console)
     cut_metrics(run.metrics, keep_to=_written(found))
-    eval_batch = max(2 * config.train.batch, 8)
+    # on a GPU, where memory is short, validation must not need more of it than a training step
+    eval_batch = config.train.batch if decided.device == "cuda" else max(2 * config.train.batch, 8)
     validation = by_length(data.validation, eval_batch, base.fmt.pad_id)
     with Interrupts(console) as interrupts:
         trainer = trainers.StepTrainer(

@@ -54,10 +54,16 @@ def _judge(verdict: Mapping[str, Any]) -> list[str]:
         return []
     if judge["kind"] != "lexical":
         return [f"The judge {judge['name']} is not a language model."]
+    narrow = (
+        " Its scores crowd at the low end, so a margin of half a point is wide and `equivalent` says little."
+        if verdict["verdict"] == "equivalent"
+        else ""
+    )
     return [
         "The judge `lexical` is not a language model: it measures the overlap of words with the reference "
         "answers. A correct answer in other words scores low, and nothing is said on fluency or "
         "usefulness. For a real judge: `--judge openai:MODEL` or `--judge http://HOST/v1#MODEL`."
+        + narrow
     ]
 
 

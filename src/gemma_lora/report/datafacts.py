@@ -82,7 +82,8 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds, speed = training.get("seconds"), training.get("tokens_per_second")
     if seconds is not None:
         pace = f", {speed:,.0f} tokens a second" if speed is not None else ""
-        found.append(("time", f"{seconds / 60:.1f} minutes{pace}"))
+        spent = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+        found.append(("time", spent + pace))
     decided = _part(training, "decisions")
     if "trainable_parameters" in training:
         found.append(("adapter", f"{training['trainable_parameters']:,} trainable parameters"))

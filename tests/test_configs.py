@@ -1,0 +1,117 @@
+"""Every shipped config loads, names a supported model and its licence, and computes its memory right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support.memory import SHAPES, answering, training
+
+from gemma_lora.loading import dump, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ON_GPU = [path for path in CONFIGS if path.parent.name.startswith("gpu-")]
+TARGETS = {8: 7.5, 16: 15.0, 24: 22.6, 80: 74.0}
+"""GiB that a card of so many GB is asked for at most."""
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT / "configs").as_posix()
+
+
+def test_there_are_configs_for_every_size_of_gpu() -> None:
+    assert {path.parent.name for path in ON_GPU} == {f"gpu-{size}gb" for size in TARGETS}
+    names = {"quickstart.yaml", "customer_service.yaml", "programming_assistant.yaml"}
+    assert names <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+def test_config_loads_and_names_model_licence_and_learning_rate(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    text = path.read_text(encoding="utf-8")
+    assert config.model.model == "starter" or config.model.model in SHAPES
+    licence = "Apache-2.0" if config.model.model == "starter" else "Gemma Terms of Use"
+    assert licence in text
+    if config.model.model != "starter":
+        assert f"https://huggingface.co/{config.model.model}" in text
+    assert config.train.learning_rate is not None, "each config states its own learning rate"
+    assert not config.advice(), "a shipped config is within the usual ranges"
+    again = tmp_path / "again.yaml"
+    again.write_text(dump(config), encoding="utf-8")
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in ON_GPU], ids=lambda p: p.name)
+def test_data_file_of_a_config_is_there_with_the_columns(path: Path) -> None:
+    data = load_config(path).data
+    assert data.path is not None
+    header = (ROOT / data.path).read_text(encoding="utf-8").splitlines()[0].split(",")
+    for column in (data.question_column, data.answer_column):
+        assert column is None or column in header
+
+
+@pytest.mark.parametrize("path", ON_GPU, ids=_name)
+def test_memory_in_the_comment_is_what_the_formulas_give(path: Path) -> None:
+    config, text = load_config(path), path.read_text(encoding="utf-8")
+    assert config.model.model == f"google/{path.stem}"
+    shape = SHAPES[config.model.model]
+    parts = training(
+        shape,
+        rank=config.lora.rank,
+        batch=config.train.batch,
+        max_length=config.train.max_length,
+    )
+    stated = re.search(r"Training: ([\d.]+) GiB computed, not measured \((.+)\)", text)
+    assert stated is not None
+    found = {"total": stated[1]} | dict(part.split(" ") for part in stated[2].split(", "))
+    assert found == {name: f"{value:.1f}" for name, value in parts.items()}
+    needs = answering(
+        shape,
+        batch=config.answer.answer_batch,
+        prompt=config.train.max_length,
+        new=config.answer.max_new_tokens,
+    )
+    assert f"Answering: {needs:.1f} GiB computed, not measured" in text
+    size = int(path.parent.name.removeprefix("gpu-").removesuffix("gb"))
+    assert max(parts["total"], needs) <= TARGETS[size]
+    assert config.train.gradient_checkpointing is True  # the formulas count on it
+
+
+def test_parameters_are_the_published_ones() -> None:
+    billions = {name: shape.parameters / 1e9 for name, shape in SHAPES.items()}
+    published = {
+        "google/gemma-2b-it": 2.51,
+        "google/gemma-7b-it": 8.54,
+        "google/gemma-2-2b-it": 2.61,
+        "google/gemma-2-9b-it": 9.24,
+        "google/gemma-3-1b-it": 1.00,
+        "google/gemma-3-4b-it": 3.88,
+        "google/gemma-3-12b-it": 11.77,
+        "google/gemma-3-27b-it": 27.01,
+    }
+    assert billions == pytest.approx(published, abs=0.006)
+
+
+def test_table_of_the_readme_is_what_the_configs_say() -> None:
+    text = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
+    rows = {
+        row[0]: row[1:]
+        for row in (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+        )
+        if len(row) == 7 and row[0].startswith("gemma-")
+    }
+    assert set(rows) == {name.removeprefix("google/") for name in SHAPES}
+    for name, cells in rows.items():
+        shape = SHAPES[f"google/{name}"]
+        parts = training(shape, rank=16, batch=1, max_length=1)
+        assert cells[:2] == [f"{parts['weights']:.1f}", f"{parts['adapter']:.1f}"]
+        for size, cell in zip(TARGETS, cells[2:], strict=True):
+            path = ROOT / "configs" / f"gpu-{size}gb" / f"{name}.yaml"
+            if path.exists():
+                train = load_config(path).train
+                assert cell == f"{train.batch} x {train.max_length}"
+            else:
+                assert cell == "no"

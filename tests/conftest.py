@@ -36,3 +36,12 @@ def large_tokenizer():
     from support.tiny import large_tokenizer as build
 
     return build()
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory: pytest.TempPathFactory):
+    """The command line in forked processes: `cli.run(["run", ...], cwd=folder)`."""
+    from support.processes import CliServer
+
+    with CliServer(tmp_path_factory.mktemp("streams")) as server:
+        yield server

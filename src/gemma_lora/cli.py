@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from gemma_lora import __version__
-from gemma_lora.errors import ConfigError, GemmaLoraError
+from gemma_lora.errors import ConfigError, GateNotMet, GemmaLoraError
 
 __all__ = ["main"]
 
@@ -54,27 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gemma-lora {__version__}")  # noqa: T201
         return 0
     as_json, debug = "--json" in arguments, "--debug" in arguments
-    _calm_libraries()
+    _calm_libraries(debug)
     try:
         command = _command(arguments[0])
         signal.signal(signal.SIGTERM, _on_sigterm)
         namespace, flags = _parse(command, arguments[1:])
-        result = command.work(namespace, flags)
-        if as_json and result is not None:
-            print(json.dumps(result, ensure_ascii=False, indent=2))  # noqa: T201
-        return _gate(namespace, result)
+        return _finish(namespace, command.work(namespace, flags))
     except GemmaLoraError as error:
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"\n{error}\n")
         if as_json:
-            print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))  # noqa: T201
+            _print_json(error.as_json())
         return error.exit_code
     except KeyboardInterrupt:
-        return _interrupted(130, "interrupted")
+        return _interrupted(130, "interrupted", as_json)
     except SystemExit as stop:  # argparse after --help; SIGTERM, here or at a training step
         code = stop.code if isinstance(stop.code, int) else 0
-        return _interrupted(code, "terminated") if code == SIGTERM_CODE else code
+        return _interrupted(code, "terminated", as_json) if code == SIGTERM_CODE else code
     except BrokenPipeError:  # the reader of stdout went away, e.g. `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - flushed at exit
         return 0
@@ -85,11 +83,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"\ninner fault: {type(error).__name__}: {error}\n"
             f"  This is a bug. Please run the command again with --debug and report it: {ISSUES}\n"
         )
+        if as_json:
+            found = f"{type(error).__name__}: {error}"
+            _print_json({"error": "inner fault", "exit_code": 5, "found": found})
         return 5
 
 
-def _interrupted(code: int, word: str) -> int:
+def _finish(namespace: argparse.Namespace, result: dict[str, Any] | None) -> int:
+    """Print the result as the one JSON object, if asked for; the exit code of the gate."""
+    fault = _gate_fault(namespace, result)
+    if namespace.json and result is not None:
+        wanted = getattr(namespace, "require", None)
+        gate = {"gate": {"required": wanted, "met": fault is None}} if wanted else {}
+        _print_json({**result, **gate})
+    if fault is None:
+        return 0
+    sys.stderr.write(f"\n{fault}\n")
+    return fault.exit_code
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - the result
+
+
+def _interrupted(code: int, word: str, as_json: bool) -> int:
     sys.stderr.write(f"\n{word}; run the same command again to continue\n")
+    if as_json:
+        _print_json({"error": word, "exit_code": code, "remedy": "run the same command again"})
     return code
 
 
@@ -97,8 +117,10 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(SIGTERM_CODE)
 
 
-def _calm_libraries() -> None:
-    """No telemetry and no foreign progress bars; what matters is said by our own console."""
+def _calm_libraries(debug: bool) -> None:
+    """No telemetry, no foreign progress bars and warnings; what matters is said by our own console."""
+    if not debug:  # Python warnings speak to those who write programs; ours go through the console
+        warnings.simplefilter("ignore")
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -333,13 +355,17 @@ def _metavar(annotation: Any) -> str:
     return "TEXT"
 
 
-def _gate(namespace: argparse.Namespace, result: dict[str, Any] | None) -> int:
+def _gate_fault(namespace: argparse.Namespace, result: dict[str, Any] | None) -> GateNotMet | None:
     wanted = getattr(namespace, "require", None)
-    if wanted is not None and result is not None:
-        from gemma_lora.pipeline import require
+    if wanted is None or result is None:
+        return None
+    from gemma_lora.pipeline import require
 
+    try:
         require(result, wanted)
-    return 0
+    except GateNotMet as fault:
+        return fault
+    return None
 
 
 if __name__ == "__main__":

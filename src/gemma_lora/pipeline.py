@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,13 +37,11 @@ OPERATIONAL = frozenset(
 def run(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """The whole pipeline into one folder; returns the verdict with the paths of the reports."""
     folder = run_folder(config, out)
-    run_dir = RunDir(folder)
-    with run_dir.lock():
-        _claim(config, run_dir)
+    with _own(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        base = _preflight(config, console)
+        base = _preflight(config, run_dir, console)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
         _answer_stage(config, run_dir, console, base)
@@ -52,12 +51,11 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
 def train(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """The data and training stages only; returns training.json."""
     folder = run_folder(config, out)
-    run_dir = RunDir(folder)
-    with run_dir.lock():
-        _claim(config, run_dir)
+    with _own(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
+        _need_disk(run_dir)
         base = _inspect_base(config, console)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
@@ -89,7 +87,8 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
                     remedy=f"gemma-lora answer {run_dir.root}",
                 )
         _tell_where_data_goes(config, console)
-        judging.probe(config.judge, console)
+        if not _judged(config, run_dir):
+            judging.probe(config.judge, console)
         known = read_json(run_dir.provenance) if run_dir.provenance.exists() else {}
         return _judge_stages(config, run_dir, console, known.get("base", {}))
 
@@ -110,9 +109,7 @@ def audit(config: Config, console: Console, *, out: Path | None = None) -> dict[
     fmt = model.load_format(model.resolve(config.model.model))
     if out is None:
         return auditing.audit(config, fmt, console)
-    run_dir = RunDir(out)
-    with run_dir.lock():
-        _claim(config, run_dir)
+    with _own(config, out) as run_dir:
         return auditing.prepare(config, fmt, run_dir, console)
 
 
@@ -179,6 +176,27 @@ def _deciding(config: Config, section: str) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name not in OPERATIONAL}
 
 
+@contextmanager
+def _own(config: Config, folder: Path) -> Generator[RunDir]:
+    """The folder, locked and claimed for `config`; a folder that is not ours is left as it is."""
+    run_dir = RunDir(folder)
+    if folder.exists() and not run_dir.stamp_path("identity").exists():
+        if not folder.is_dir():
+            raise ConfigError(
+                "is not a folder", where=str(folder), remedy="choose another folder with --out"
+            )
+        # what a process killed at its very start leaves behind is no reason to refuse
+        if any(path.name not in (".lock", ".stamps") for path in folder.iterdir()):
+            raise ConfigError(
+                "the folder is not empty and is not a run folder",
+                where=str(folder),
+                remedy="choose another folder with --out",
+            )
+    with run_dir.lock():
+        _claim(config, run_dir)
+        yield run_dir
+
+
 def _claim(config: Config, run_dir: RunDir) -> None:
     """Write config.yaml into a new folder; stop where the folder belongs to another run."""
     marker = run_dir.stamp_path("identity")
@@ -198,12 +216,6 @@ def _claim(config: Config, run_dir: RunDir) -> None:
                     else ""
                 ),
             )
-    elif run_dir.root.exists() and any(p.name != ".lock" for p in run_dir.root.iterdir()):
-        raise ConfigError(
-            "the folder is not empty and is not a run folder",
-            where=str(run_dir.root),
-            remedy="choose another folder with --out",
-        )
     else:
         write_json(marker, mine)
     write_text(run_dir.config, dump(config))
@@ -227,20 +239,43 @@ def _differences(theirs: Any, mine: Any) -> list[str]:
     return lines
 
 
-def _preflight(config: Config, console: Console) -> dict[str, Any]:
+def _preflight(config: Config, run_dir: RunDir, console: Console) -> dict[str, Any]:
     """Try what later stages need, before hours are spent: model, room on the disk, judge."""
     console.stage("check", "what this run will need")
+    _need_disk(run_dir)
     base = _inspect_base(config, console)
-    _tell_where_data_goes(config, console)
-    judging.probe(config.judge, console)
+    if not _judged(config, run_dir):
+        _tell_where_data_goes(config, console)
+        judging.probe(config.judge, console)
     return base
+
+
+def _judged(config: Config, run_dir: RunDir) -> bool:
+    """Whether the judge has nothing left to do, so that asking it once more would only cost."""
+    slug = judging.slug(config.judge.judge)
+    outputs = [
+        run_dir.adapter / "adapter_model.safetensors",
+        run_dir.answers("base"),
+        run_dir.answers("tuned"),
+        run_dir.judgements(slug) / "judgements.jsonl",
+    ]
+    if not all(path.is_file() for path in outputs):
+        return False
+    return run_dir.stamp(f"judge-{slug}") == _judge_inputs(config, run_dir)
+
+
+def _judge_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:
+    return {
+        "base answers": file_digest(run_dir.answers("base")),
+        "tuned answers": file_digest(run_dir.answers("tuned")),
+        "judge": judging.fingerprint(config.judge),
+    }
 
 
 def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
     """Identity of the base model, found without loading its weights."""
     from gemma_lora import model
 
-    _need_disk_for_base(config)
     ref = model.resolve(config.model.model)
     facts = model.check_access(ref)
     fmt = model.load_format(ref)
@@ -248,7 +283,8 @@ def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
         f"base model: {config.model.model} ({facts.family}, {facts.parameters / 1e6:,.1f} million parameters)"
     )
     return {
-        "name": config.model.model,
+        # of a local folder the last part only: a path may hold the name of a person
+        "name": Path(ref.location).name if ref.kind == "local" else config.model.model,
         "kind": ref.kind,
         "family": facts.family,
         "parameters": facts.parameters,
@@ -260,11 +296,12 @@ def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
     }
 
 
-def _need_disk_for_base(config: Config) -> None:
-    free = shutil.disk_usage(Path.cwd()).free
-    if free < 200 * 2**20:
+def _need_disk(run_dir: RunDir) -> None:
+    free = shutil.disk_usage(run_dir.root).free
+    if free < 200 * 2**20 and run_dir.stamp("train") is None:
         raise EnvironmentFault(
             f"only {free / 2**20:.0f} MiB are free on the disk",
+            where=str(run_dir.root),
             expected="at least 200 MiB for checkpoints, adapter and answers",
             remedy="free some space, then run the same command again",
         )
@@ -284,7 +321,10 @@ def _stage(
     outputs: Sequence[Path],
     work: Callable[[], Any],
 ) -> None:
-    """Run `work` unless a stamp says that it was completed with the same inputs."""
+    """Run `work` unless a stamp says that it was completed with the same inputs.
+
+    No stamp is written where `work` returns False: it did what it could, and something is left.
+    """
     stamp = run_dir.stamp(name)
     missing = [path for path in outputs if not path.exists()]
     if stamp == dict(inputs) and not missing:
@@ -297,8 +337,8 @@ def _stage(
         run_dir.stamp_path(name).unlink()
     else:
         console.stage(name)
-    work()
-    run_dir.write_stamp(name, inputs)
+    if work() is not False:
+        run_dir.write_stamp(name, inputs)
 
 
 def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:
@@ -366,15 +406,18 @@ def _judge_stages(
     """Judge, decide, report; the run's own judge also gets the report at the top of the folder."""
     slug = judging.slug(config.judge.judge)
     folder = run_dir.judgements(slug)
-    inputs = {
-        "base answers": file_digest(run_dir.answers("base")),
-        "tuned answers": file_digest(run_dir.answers("tuned")),
-        "judge": judging.fingerprint(config.judge),
-    }
 
-    def ask() -> None:
+    def ask() -> bool:
         judging.judge(config, run_dir, console)
+        left = int(read_json(folder / "judge.json")["to_ask_again"])
+        if left:
+            console.warn(
+                f"the judge did not reply for {left} answers, which stay unscored; "
+                "run the same command again to ask for these only"
+            )
+        return left == 0
 
+    inputs = _judge_inputs(config, run_dir)
     _stage(f"judge-{slug}", run_dir, console, inputs, [folder / "judgements.jsonl"], ask)
     write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
     console.stage("report")

@@ -37,9 +37,15 @@ _LIBRARIES = (
 
 def gather(config: Config, run: RunDir, base: dict[str, Any]) -> dict[str, Any]:
     """The content of provenance.json; `base` names the base model, its revision and digests."""
-    data = {"file": Path(config.data.path).name if config.data.path else None}
-    if config.data.path and Path(config.data.path).is_file():
-        data["sha256"] = file_digest(Path(config.data.path))
+    claimed = run.stamp("identity") or {}
+    files: Any = claimed.get("data", {})
+    # as it was when the run was made: `judge` may be called where the data file is not
+    data = {
+        "file": Path(config.data.path).name if config.data.path else None,
+        "sha256": files.get("path"),
+    }
+    if config.data.test:
+        data |= {"test_file": Path(config.data.test).name, "test_sha256": files.get("test")}
     return {
         "schema_version": 1,
         "gemma_lora": __version__,

@@ -147,10 +147,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+_FREE_SPACE = "free some space, then run the same command again: it continues where it stopped"
+
+
 def disk_fault(error: OSError, path: Path) -> EnvironmentFault:
     """An OSError as an expected fault with its remedy."""
     remedy = {
-        errno.ENOSPC: "free some space, then run the same command again: it continues where it stopped",
+        errno.ENOSPC: _FREE_SPACE,
+        errno.EDQUOT: _FREE_SPACE,
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f), then run the same command again",
         errno.EROFS: "choose a folder that can be written with --out",
         errno.EACCES: "choose a folder that can be written with --out",
         errno.EPERM: "choose a folder that can be written with --out",
@@ -215,4 +220,6 @@ class RunDir:
                     where=str(self.root),
                     remedy="wait for it, or choose another folder with --out",
                 ) from None
+            except OSError as error:  # a file system without locks
+                raise disk_fault(error, path) from error
             yield

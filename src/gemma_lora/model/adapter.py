@@ -95,7 +95,10 @@ def save_adapter(
     """Write the adapter folder at once; `extra` are further text files (model card, licence)."""
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in sorted(get_peft_model_state_dict(model).items())
+        for name, tensor in sorted(
+            # "auto" would ask the hub for the base model's vocabulary, even for a local folder
+            get_peft_model_state_dict(model, save_embedding_layers=False).items()
+        )
     }
     foreign = [name for name in tensors if not _TENSOR.fullmatch(name)]
     if foreign or not tensors:
@@ -358,7 +361,7 @@ def _check_shapes(
 
 def _check_arrived(model: PeftModel, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """An adapter can be ignored without an error; so compare tensors, and then outputs."""
-    live = get_peft_model_state_dict(model)
+    live = get_peft_model_state_dict(model, save_embedding_layers=False)
     lost = [
         name
         for name, tensor in tensors.items()

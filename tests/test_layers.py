@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gemma_lora
 import pytest
+
+import gemma_lora
 
 ROOT = Path(gemma_lora.__file__).parent
 
@@ -28,9 +29,7 @@ LAYERS: dict[str, int] = {
     "answer": 3,
     "chat": 4,
     "judge": 4,
-    "pairing": 4,
-    "caveats": 5,
-    "decision": 6,
+    "decision": 5,
     "report": 6,
     "provenance": 6,
     "pipeline": 7,

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from gemma_lora.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.report.wording import label
 from gemma_lora.rundir import RunDir, read_json, read_jsonl

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma_lora.pairing import PairedQuestion
+from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
 
 __all__ = ["caveats"]
@@ -44,7 +44,7 @@ def _model(verdict: Mapping[str, Any]) -> list[str]:
     return [
         "Demonstration model: the results of `starter`, a tiny model that ships with gemma-lora, say "
         "nothing about Gemma. For a real one accept the licence at huggingface.co/google/gemma-2b-it, log "
-        "in with `hf auth login` and add `--model google/gemma-2b-it` (training takes about 10 GB of memory)."
+        "in with `hf auth login` and add `--model google/gemma-2b-it` (estimate: training takes a GPU with 16 GB, or 24 GB of memory without one)."
     ]
 
 

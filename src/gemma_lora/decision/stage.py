@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
-from gemma_lora.caveats import caveats
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.decision.caveats import caveats
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.errors import JudgeError
-from gemma_lora.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json
 from gemma_lora.verdict import MARGIN, RULE, Estimate, clustered_mean, paired_difference

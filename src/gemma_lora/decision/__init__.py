@@ -1,0 +1,9 @@
+"""From judgements to the verdict: `pairing` joins them by question, `stage` estimates and applies the
+rule of `gemma_lora.verdict`, `caveats` says what a reader must know before believing it.
+"""
+
+from __future__ import annotations
+
+from gemma_lora.decision.stage import SCHEMA_VERSION, decide
+
+__all__ = ["SCHEMA_VERSION", "decide"]

@@ -109,21 +109,25 @@ def _file_digest(file: Path) -> str:
     return _digests[key]
 
 
+_commits: dict[tuple[str, str | None], str] = {}
+"""The commit that a name stood for when this process first asked: later stages get the same one."""
+
+
 def _from_hub(ref: BaseRef, patterns: Sequence[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whatever client the hub uses
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     where = ref.name
+    pinned = _commits.get((ref.location, ref.revision), ref.revision)
     try:
-        folder = snapshot_download(
-            ref.location, revision=ref.revision, allow_patterns=list(patterns)
-        )
+        folder = snapshot_download(ref.location, revision=pinned, allow_patterns=list(patterns))
     except GatedRepoError:
         raise ModelError(
             "the hub grants this model only after its licence is accepted, with a login",
@@ -157,13 +161,14 @@ def _from_hub(ref: BaseRef, patterns: Sequence[str]) -> tuple[Path, str]:
             where=where,
             remedy=licence_steps(ref) if status in (401, 403) else "try again later",
         ) from None
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise EnvironmentFault(
-            f"the download failed: {error.strerror or type(error).__name__}",
+            f"the download failed: {getattr(error, 'strerror', None) or type(error).__name__}",
             where=where,
             remedy="check the network and the free space of the cache (HF_HOME)",
         ) from None
     path = Path(folder)
+    _commits[ref.location, ref.revision] = path.name
     return path, path.name
 
 

@@ -412,7 +412,7 @@ def _memory_faults() -> Generator[None]:
             raise
         raise EnvironmentFault(
             f"the memory does not suffice: {text.splitlines()[0] if text else 'out of memory'}",
-            remedy="use --batch 1 with a higher --accumulation, --gradient-checkpointing true, or a "
+            remedy="use --batch 1 with a higher --accumulation, --gradient-checkpointing, or a "
             "lower --max-length; run the same command again with them",
         ) from error
 

@@ -148,10 +148,10 @@ def load_adapter(
     model = get_peft_model(base, recipe, autocast_adapter_dtype=True)
     assert isinstance(model, PeftModel)
     set_peft_model_state_dict(model, tensors)
-    if not trainable:
+    _check_arrived(model, tensors, folder)
+    if not trainable:  # last, because PEFT's disable_adapter() turns gradients on again
         model.requires_grad_(False)
         model.eval()
-    _check_arrived(model, tensors, folder)
     return model
 
 

@@ -54,7 +54,7 @@ def resolve(name: str) -> BaseRef:
     if text == "starter":
         return BaseRef("starter", "starter", str(STARTER))
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return BaseRef(text, "local", str(folder.resolve()))
     identity, at, revision = text.partition("@")
     if folder.is_file():

@@ -248,6 +248,20 @@ def test_a_file_without_questions_is_an_error(made_run, tmp_path: Path):
         answer(config, run, Console(quiet=True), questions=file)
 
 
+def test_questions_that_the_template_cannot_take_are_named_together(made_run):
+    config, run = made_run
+    turns = (
+        Message(role="user", content="first"),
+        Message(role="user", content="second"),
+        Message(role="assistant", content="a"),
+    )
+    bad = [Example(id=f"{n}", messages=turns, cluster=f"{n}", line=n) for n in range(2)]
+    write_jsonl(run.test_rows, [example(1), *bad])
+    with pytest.raises(DataError, match="2 questions cannot be asked") as error:
+        answer(config, run, Console(quiet=True))
+    assert "second" in str(error.value)
+
+
 def test_the_run_has_no_test_rows(made_run):
     config, run = made_run
     run.test_rows.write_text("")

@@ -7,6 +7,7 @@ executed by the terminal. Ctrl-C stops the answer, not the program. Writes no fi
 
 from __future__ import annotations
 
+import io
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,9 @@ def chat(
     """Converse until the input ends; returns the number of answers by arm."""
     lines: TextIO = source if source is not None else sys.stdin
     out: TextIO = target if target is not None else sys.stdout
+    for terminal in (lines, out):  # a stray byte or a narrow terminal must not end the program
+        if isinstance(terminal, io.TextIOWrapper):
+            terminal.reconfigure(errors="replace")
     ref = resolve(config.model.model)
     fmt = load_format(ref)
     arms = load_arms(config, run, console)

@@ -18,7 +18,17 @@ from gemma_lora.answer.questions import Question, load_questions, set_name, test
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError
-from gemma_lora.model import Arms, has_adapter, load_arms, load_format, resolve, weights_digest
+from gemma_lora.model import (
+    Arms,
+    check_access,
+    decide_device,
+    decide_precision,
+    has_adapter,
+    load_arms,
+    load_format,
+    resolve,
+    weights_digest,
+)
 from gemma_lora.model.decoding import Generated, generate, room
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import ARMS, Answer, Example
@@ -36,6 +46,7 @@ from gemma_lora.rundir import (
 __all__ = ["answer"]
 
 LIMIT_SHARE = 0.1
+MAX_LISTED = 10
 
 
 def answer(
@@ -86,7 +97,7 @@ def _answer_arm(
     total: int,
 ) -> None:
     path = run.answers(arm, name)
-    prompts = [fmt.prompt(question.messages) for question in left]
+    prompts = _prompts(fmt, left)
     short = sum(
         n < config.answer.max_new_tokens for n in room(model, prompts, config.answer.max_new_tokens)
     )
@@ -120,6 +131,24 @@ def _answer_arm(
     )
 
 
+def _prompts(fmt: PromptFormat, left: Sequence[Question]) -> list[list[int]]:
+    """All prompts, or one DataError that names every question the template cannot take."""
+    prompts: list[list[int]] = []
+    faults: list[str] = []
+    for question in left:
+        try:
+            prompts.append(fmt.prompt(question.messages))
+        except DataError as error:
+            faults.append(f"{question.messages[-1].content[:60]!r}: {error.found}")
+    if faults:
+        raise DataError(
+            f"{len(faults)} questions cannot be asked",
+            details=[*faults[:MAX_LISTED], *(["and more"] if len(faults) > MAX_LISTED else [])],
+            remedy="correct or remove them",
+        )
+    return prompts
+
+
 def _record(question: Question, made: Generated) -> Answer:
     return Answer(
         id=question.id,
@@ -133,9 +162,17 @@ def _record(question: Question, made: Generated) -> Answer:
 
 
 def _inputs(
-    config: Config, run: RunDir, asked: Sequence[Question], fmt: PromptFormat, arm: str
+    config: Config,
+    run: RunDir,
+    asked: Sequence[Question],
+    fmt: PromptFormat,
+    arm: str,
+    computed: list[str],
 ) -> str:
-    """Hash of all that an arm's answers depend on; the base answers not on the adapter."""
+    """Hash of all that an arm's answers depend on; the base answers not on the adapter.
+
+    `computed`: device and precision as decided, so that no file mixes two machines' arithmetic.
+    """
     settings = config.answer
     adapter = None
     if arm == "tuned":
@@ -148,7 +185,7 @@ def _inputs(
         adapter,
         [settings.max_new_tokens, settings.temperature],
         config.seed if settings.temperature > 0 else None,
-        [config.model.precision, config.model.device],
+        computed,
     )
 
 
@@ -163,7 +200,10 @@ def _discard_stale(
 ) -> None:
     header = run.answers("base", name).parent / ".inputs.json"
     known: dict[str, str] = read_json(header) if header.exists() else {}
-    now = {arm: _inputs(config, run, asked, fmt, arm) for arm in arms}
+    device = decide_device(config.model)
+    precision = decide_precision(config.model, device, check_access(resolve(config.model.model)))
+    computed = [str(device), str(precision)]
+    now = {arm: _inputs(config, run, asked, fmt, arm, computed) for arm in arms}
     for arm in ARMS:
         path = run.answers(arm, name)
         if path.exists() and known.get(arm) != now.get(arm):

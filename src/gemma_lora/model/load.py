@@ -8,6 +8,7 @@ that a device or family does not stand, and checkpoints whose tensors do not all
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +189,7 @@ def load_base(ref: BaseRef, *, precision: str, device: str) -> PreTrainedModel:
     family, text = _text_config(folder)
     check_base_folder(folder)
     files = weight_files(folder)
-    _check_memory(files, precision, device, ref)
+    _check_memory(files, family, precision, device, ref)
     kind: Any = getattr(transformers, family.text_class)
     try:
         with _quiet_transformers():
@@ -267,10 +268,14 @@ def _generation_stops(folder: Path) -> list[int]:
     return [stop for stop in stops if isinstance(stop, int)]
 
 
-def _check_memory(files: list[Path], precision: str, device: str, ref: BaseRef) -> None:
+def _check_memory(
+    files: list[Path], family: Family, precision: str, device: str, ref: BaseRef
+) -> None:
     numbers = 0
     for file in files:
-        for entry in safetensors_header(file).values():
+        for name, entry in safetensors_header(file).items():
+            if family.key_mapping and not any(re.match(key, name) for key in family.key_mapping):
+                continue  # the vision part is not loaded
             count = 1
             for size in entry["shape"]:
                 count *= int(size)

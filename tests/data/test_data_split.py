@@ -109,6 +109,16 @@ def test_blocks_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert same_partition(whole, brute_force(texts, 0.6))
 
 
+def test_pairs_just_at_the_threshold_are_found() -> None:
+    """A text and longer ones around it: similarity exactly 0.8, the shared shingles the commonest."""
+    core = "the quick brown fox jumps over a lazy dog!!!"
+    assert len(core) == 44  # 40 shingles
+    # ten more shingles for each
+    texts = [core, "klmnopqrst" + core, "KLMNABCDEF"[::-1] + core, "9876543210" + core]
+    assert len(set(near_duplicate_groups(texts, 0.8).tolist())) == 1
+    assert len(set(near_duplicate_groups(texts, 0.81).tolist())) == 4
+
+
 def test_what_counts_as_near() -> None:
     base = "How can I cancel the order that I placed yesterday evening?"
     near = "  how can i CANCEL the order that I placed\nyesterday evening!"
@@ -201,7 +211,9 @@ def test_ten_thousand_rows_are_quick() -> None:
     generator = random.Random(0)
     stock = [f"word{i}" for i in range(400)]
     questions = [" ".join(generator.choices(stock, k=14)) for _ in range(9_000)]
-    questions += [f"please tell me what the status of my order {i:06d} is today" for i in range(1_000)]
+    questions += [
+        f"please tell me what the status of my order {i:06d} is today" for i in range(1_000)
+    ]
     start = time.perf_counter()
     clusters = cluster_rows(rows_of(questions), 0.8)
     split_clusters(clusters, 0, test_rows=None, validation_rows=None)

@@ -197,6 +197,7 @@ def _child(request: dict[str, Any]) -> None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` switches it off
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         if request["file_limit"] is not None:
@@ -237,7 +238,9 @@ def _killer(stop: Stop) -> Callable[[str, tuple[Any, ...]], None]:
                 return
         elif event != stop.event:
             return
-        if left > 0 and stop.match in _paths(arguments[:2] if event == "os.rename" else arguments[:1]):
+        if left > 0 and stop.match in _paths(
+            arguments[:2] if event == "os.rename" else arguments[:1]
+        ):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), stop.signal)

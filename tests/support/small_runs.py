@@ -7,14 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FAST", "numbers", "stamps", "write_rows"]
+__all__ = ["FAST", "contents", "finished", "numbers", "write_rows"]
 
 FAST: tuple[str, ...] = (
     *("--test-rows", "8", "--validation-rows", "4", "--epochs", "2", "--batch", "2"),
     *("--accumulation", "2", "--eval-steps", "2", "--rank", "8", "--alpha", "16"),
     *("--max-new-tokens", "6", "--answer-batch", "4", "--max-length", "128"),
 )
-_THINGS = "lamp chair table phone kettle jacket mirror carpet bottle camera pencil violin ladder".split()  # noqa: SIM905
+_THINGS = [
+    "lamp",
+    "chair",
+    "table",
+    "phone",
+    "kettle",
+    "jacket",
+    "mirror",
+    "carpet",
+    "bottle",
+    "camera",
+    "pencil",
+    "violin",
+    "ladder",
+]
 _PLACES = "garden kitchen office cellar".split()  # noqa: SIM905
 
 
@@ -42,10 +56,31 @@ def numbers(run: Path) -> dict[str, Any]:
     return {name: verdict[name] for name in names}
 
 
-def stamps(run: Path) -> dict[str, tuple[int, bytes]]:
-    """Modification time and content of every file of the finished stages."""
+def contents(run: Path) -> dict[str, tuple[int, bytes]]:
+    """Modification time (ns) and content of every file, by path inside the folder."""
     return {
-        str(path.relative_to(run)): (path.stat().st_mtime_ns, path.read_bytes())
+        path.relative_to(run).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(run.rglob("*"))
         if path.is_file()
+    }
+
+
+_FILES = {
+    "data": ("split/", "audit.json"),
+    "train": ("adapter/", "training.json", "metrics.jsonl", "checkpoints/"),
+    "answer": ("answers/",),
+    "judge": ("judgements/",),
+}
+
+
+def finished(run: Path) -> dict[str, tuple[int, bytes]]:
+    """`contents` of the stages that carry a stamp; the verdict, written after judging, left out."""
+    done = {
+        path.name.split("-")[0].removesuffix(".json") for path in (run / ".stamps").glob("*.json")
+    }
+    starts = tuple(part for stage in done & _FILES.keys() for part in _FILES[stage])
+    return {
+        name: facts
+        for name, facts in contents(run).items()
+        if name.startswith(starts) and not name.endswith("verdict.json") and starts
     }

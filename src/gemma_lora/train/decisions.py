@@ -75,7 +75,8 @@ def decide(
         learning_rate=rate,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=math.ceil(train.warmup * steps),
+        # the first warm-up step has rate zero, so a single step must go without
+        warmup_steps=min(math.ceil(train.warmup * steps), steps - 1),
         eval_steps=min(interval, steps),
         gradient_checkpointing=checkpointing,
     )

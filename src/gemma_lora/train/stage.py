@@ -296,8 +296,7 @@ def _say_how_it_went(journal: Journal, data: _Data, console: Console) -> None:
         console.warn(f"{journal.skipped} steps were skipped because fp16 gradients overflowed")
     if journal.stopped_early:
         console.note(f"stopped early after step {journal.step}: validation no longer improved")
-    later = [v for v in journal.validations if v["step"] > 0]
-    if not later or journal.best_loss is None:
+    if journal.best_loss is None:
         return
     before = journal.validations[0]["loss"]
     if journal.best_loss >= before:
@@ -305,12 +304,12 @@ def _say_how_it_went(journal: Journal, data: _Data, console: Console) -> None:
             f"the validation loss never fell below {before:.3f}, where it was before training "
             f"(best {journal.best_loss:.3f}): the adapter has learned nothing that helps on other rows"
         )
-    elif len(later) > 1 and journal.best_step == later[0]["step"]:
+    elif 0 < journal.since_best == journal.candidates - 1:
         console.warn(
             "the first validation was the best: it got worse from there on, so the adapter saved is "
             "an early one; try a lower --learning-rate or fewer --epochs"
         )
-    elif len(later) > 1 and journal.best_step == data.plan.steps:
+    elif journal.candidates > 1 and journal.best_step == data.plan.steps:
         console.warn(
             "the last validation was the best: the loss was still falling, so more --epochs may help"
         )

@@ -50,6 +50,8 @@ class Journal:
     best_step: int | None = None
     best_loss: float | None = None
     since_best: int = 0
+    candidates: int = 0
+    """Validations of an adapter that does something, from which the best is chosen."""
     stopped_early: bool = False
     first_loss: float | None = None
     last_loss: float | None = None
@@ -78,6 +80,11 @@ def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def untouched(model: PeftModel) -> bool:
+    """Whether the adapter still adds nothing: its second factors are zero."""
+    return not any(bool(p.any()) for name, p in trainable(model).items() if "lora_B" in name)
+
+
 def autocast_for(precision: str, device: torch.device) -> Autocast:
     """fp32 adapter weights compute in the frozen weights' format, on every device alike."""
     if precision == "fp32":
@@ -92,7 +99,7 @@ def training_arguments(config: Config, decided: Decisions, folder: Path) -> Trai
         output_dir=str(folder),
         use_cpu=decided.device == "cpu",
         seed=config.seed,
-        num_train_epochs=1,
+        max_steps=decided.steps,  # also where no step is left and the loader is empty
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=decided.learning_rate,
@@ -312,10 +319,11 @@ class StepTrainer(Trainer):
         if not math.isfinite(loss):
             raise self._diverged("the validation loss", loss)
         journal.validations.append({"step": journal.step, "loss": loss})
-        if journal.step and (journal.best_loss is None or loss < journal.best_loss):
-            journal.best_step, journal.best_loss, journal.since_best = journal.step, loss, 0
-        elif journal.step:
+        if not untouched(self._peft):  # as it is before training, and after a step of rate zero
+            journal.candidates += 1
             journal.since_best += 1
+            if journal.best_loss is None or loss < journal.best_loss:
+                journal.best_step, journal.best_loss, journal.since_best = journal.step, loss, 0
             journal.stopped_early = 0 < self._patience <= journal.since_best
         line = journal.line or {
             "step": 0,
@@ -368,7 +376,7 @@ class StepTrainer(Trainer):
         groups = [{**g, "lr": lr} for g, lr in zip(content["param_groups"], rate, strict=True)]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         schedule: Any = self.lr_scheduler
-        schedule.load_state_dict(found.state["scheduler"])
+        schedule.load_state_dict({**schedule.state_dict(), **found.state["scheduler"]})
         if self.accelerator.scaler is not None and found.state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
         version, numbers, gauss = found.state["python_random"]

@@ -1,0 +1,238 @@
+"""Killed, stopped, damaged: what is left is whole, and what is finished later is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from support.training import (
+    folder_digests,
+    in_child,
+    kill_self,
+    make_config,
+    make_run,
+    quiet,
+    talking,
+    text_of,
+)
+
+from gemma_lora.errors import EnvironmentFault
+from gemma_lora.rundir import RunDir, read_json
+from gemma_lora.train import checkpoint as checkpoints
+from gemma_lora.train import train
+from gemma_lora.train import trainer as trainers
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# dropout, accumulation, a small last step in the epoch, validation at every second step
+RECIPE = {"epochs": 2, "eval_steps": 2, "lora": {"dropout": 0.2}}
+
+
+def metrics_of(run: RunDir):
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in x.items() if k not in ("tokens_per_second", "memory")} for x in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_folder, tmp_path_factory):
+    """(config, adapter digests, metrics, training.json) of a training that nothing disturbed."""
+    run = make_run(tmp_path_factory.mktemp("whole") / "run", train=18)
+    config = make_config(tiny_folder("gemma"), **RECIPE)
+    result = train(config, run, quiet())
+    return config, folder_digests(run.adapter), metrics_of(run), result
+
+
+def assert_same(run: RunDir, uninterrupted) -> None:
+    _, adapter, metrics, result = uninterrupted
+    assert folder_digests(run.adapter) == adapter
+    assert metrics_of(run) == metrics
+    found = read_json(run.training)
+    for key in ("validations", "best_step", "steps_done", "train_loss_first", "train_loss_last"):
+        assert found[key] == result[key]
+
+
+def finish(run: RunDir, uninterrupted) -> str:
+    console = talking()
+    train(uninterrupted[0], run, console)
+    assert_same(run, uninterrupted)
+    assert not list(run.checkpoints.glob(".writing-*"))
+    return text_of(console)
+
+
+def dying_at(monkeypatch, target, name, call):
+    """Make the `call`-th call of `target.name` a SIGKILL (in the child that calls it)."""
+    honest, calls = getattr(target, name), []
+
+    def deadly(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            kill_self()
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, deadly)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "call"),
+    [
+        (trainers, "nll_sum", 12),  # in the middle of a step's accumulation
+        (trainers, "mean_nll", 3),  # while validating
+        (checkpoints, "_write", 8),  # while the second checkpoint is written
+        (checkpoints, "fsync_folder", 3),  # written, not yet renamed
+        (checkpoints, "fsync_folder", 4),  # renamed, the older ones not yet removed
+    ],
+)
+def test_killed_and_run_again_gives_the_same_adapter(uninterrupted, tmp_path, target, name, call):
+    run = make_run(tmp_path / "run", train=18)
+    with pytest.MonkeyPatch.context() as patch:
+        dying_at(patch, target, name, call)
+        assert in_child(lambda: train(uninterrupted[0], run, quiet())) == -signal.SIGKILL
+    assert not run.training.exists()
+    assert "going on from the checkpoint of step" in finish(run, uninterrupted)
+
+
+def test_killed_after_training_and_before_the_adapter_is_saved(
+    uninterrupted, tmp_path, monkeypatch
+):
+    from gemma_lora.train import stage
+
+    run = make_run(tmp_path / "run", train=18)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "save_verified", lambda *_, **__: kill_self())
+        assert in_child(lambda: train(uninterrupted[0], run, quiet())) == -signal.SIGKILL
+    assert "checkpoint of step 10" in finish(run, uninterrupted)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["step", "validation"])
+def test_a_signal_saves_and_ends_with_its_code(uninterrupted, tmp_path, number, code, moment):
+    run = make_run(tmp_path / "run", train=18)
+    console = talking()
+    name, call = ("nll_sum", 6) if moment == "step" else ("mean_nll", 2)
+
+    def child():
+        honest, calls = getattr(trainers, name), []
+
+        def raising(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == call:
+                os.kill(os.getpid(), number)
+            return honest(*args, **kwargs)
+
+        setattr(trainers, name, raising)
+        train(uninterrupted[0], run, console)
+
+    assert in_child(child) == code
+    stopped_at = 3 if moment == "step" else 2  # step 3 has no validation; step 2 has one pending
+    assert (run.checkpoints / f"step-{stopped_at:08d}").is_dir()
+    assert not run.training.exists()
+    assert f"checkpoint of step {stopped_at}" in finish(run, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def killed(uninterrupted, tmp_path_factory):
+    """A run killed in step 8 with whole checkpoints of steps 4 and 6 and others before."""
+    run = make_run(tmp_path_factory.mktemp("killed") / "run", train=18)
+    with pytest.MonkeyPatch.context() as patch:
+        dying_at(patch, trainers, "nll_sum", 14)
+        assert in_child(lambda: train(uninterrupted[0], run, quiet())) == -signal.SIGKILL
+    assert max(p.name for p in run.checkpoints.iterdir()) == "step-00000006"
+    return run
+
+
+@pytest.fixture
+def killed_copy(killed, tmp_path):
+    shutil.copytree(killed.root, tmp_path / "run")
+    return RunDir(tmp_path / "run")
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_a_damaged_newest_checkpoint_is_skipped(killed_copy, file, damage):
+    path = killed_copy.checkpoints / "step-00000006" / file
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-20] if damage == "cut" else data[:-3] + b"?" + data[-2:])
+    console = talking()
+    found = checkpoints.newest(killed_copy.checkpoints, console)
+    assert found is not None
+    assert found.step == 4
+    assert "checkpoint step-00000006 is ignored" in text_of(console)
+
+
+def test_training_goes_on_from_the_one_before_a_damaged_one(killed_copy, uninterrupted):
+    path = killed_copy.checkpoints / "step-00000006" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "going on from the checkpoint of step 4" in finish(killed_copy, uninterrupted)
+
+
+def test_a_checkpoint_holds_no_pickle(killed):
+    names = {p.name for p in killed.checkpoints.rglob("*") if p.is_file()}
+    assert names == {
+        "weights.safetensors",
+        "optimizer.safetensors",
+        "rng.safetensors",
+        "state.json",
+        "manifest.json",
+    }
+
+
+def test_checkpoints_of_other_inputs_are_not_gone_on_from(killed_copy, tiny_folder):
+    run = killed_copy
+    console = talking()
+    other = make_config(tiny_folder("gemma"), **{**RECIPE, "epochs": 1}, seed=7)
+    train(other, run, console)
+    assert "training starts over: recipe, decisions, seed changed" in text_of(console)
+    assert [line["step"] for line in metrics_of(run)] == [0, 1, 2, 3, 4, 5]
+    # and other rows
+    make_run(run.root, train=17)
+    console = talking()
+    train(other, run, console)
+    assert "training starts over: training rows changed" in text_of(console)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(uninterrupted, tmp_path):
+    run = make_run(tmp_path / "run", train=18)
+    honest, calls = checkpoints._write, []
+
+    def full(path, data):
+        calls.append(1)
+        if len(calls) > 7:
+            raise OSError(28, "No space left on device")
+        honest(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "_write", full)
+        with pytest.raises(EnvironmentFault, match="No space left"):
+            train(uninterrupted[0], run, quiet())
+    assert [p.name for p in run.checkpoints.iterdir()] == ["step-00000002"]
+    finish(run, uninterrupted)
+
+
+@pytest.mark.full
+def test_thirty_kills_at_random_moments(uninterrupted, tmp_path):
+    rng = random.Random(0)
+    run = make_run(tmp_path / "run", train=18)
+    kills = 0
+    while kills < 30:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                train(uninterrupted[0], run, quiet())
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.2, 3.0))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+        if run.training.exists():
+            assert_same(run, uninterrupted)
+            run = make_run(tmp_path / f"run{kills}", train=18)
+    finish(run, uninterrupted)

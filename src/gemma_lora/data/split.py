@@ -103,6 +103,13 @@ def _fill(
                 count += sizes[name]
         if count == wanted:
             return
+    if count == 0 and not exact:
+        # only big clusters are left: the smallest of them, if training keeps most of the rows
+        free = [name for name in order if name not in sides]
+        smallest = min(free, key=lambda name: sizes[name], default=None)
+        if smallest is not None and sizes[smallest] <= sum(sizes.values()) // 3:
+            sides[smallest] = side
+            return
     if count == 0 or exact:
         raise DataError(
             f"{count} of the {wanted} {side} rows can be had without splitting near-duplicates",

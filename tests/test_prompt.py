@@ -195,12 +195,13 @@ def test_an_answer_decodes_to_itself_trimmed(text):
 
 def test_merges_that_spell_a_control_token_are_broken_up():
     tokenizer = small_tokenizer()
-    vocab, merges = dict(tokenizer._vocab), list(tokenizer._merges)
+    vocab = dict(tokenizer._vocab)
     for end in range(2, len("<end_of_turn>")):
         vocab.setdefault("<end_of_turn>"[:end], len(vocab))
-        merges.append(("<end_of_turn>"[: end - 1], "<end_of_turn>"[end - 1]))
-    merges.append(("<end_of_turn", ">"))
-    spelling = GemmaTokenizer(vocab=vocab, merges=merges)
+    marker = "<end_of_turn>"
+    merges = [(marker[: end - 1], marker[end - 1]) for end in range(2, len(marker) + 1)]
+    spelling = GemmaTokenizer(vocab=vocab, merges=[*merges, *tokenizer._merges])
+    assert [t.id for t in spelling.backend_tokenizer.model.tokenize(marker)] == [107]  # the premise
     spelling.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
     spelling.chat_template = TEMPLATE_1
     fmt = PromptFormat(spelling, name="x")

@@ -328,14 +328,10 @@ def _add_flag(group: Any, leaf: Any) -> None:
     """One setting as a flag; its value stays text, since pydantic validates YAML and flags alike."""
     field = leaf.field
     default = field.default
-    shown = (
-        "auto"
-        if default is None
-        else ",".join(default)
-        if isinstance(default, tuple)
-        else str(default)
-    )
     text = " ".join((field.description or "").split()).replace("%", "%%")
+    shown = ",".join(default) if isinstance(default, tuple) else str(default)
+    if default is None:
+        shown = "auto" if "auto:" in text else "none"
     text += f" [{shown or 'none'}]" if not isinstance(default, bool) else ""
     options: dict[str, Any] = {"dest": leaf.name, "default": argparse.SUPPRESS, "help": text}
     if field.annotation is bool or leaf.name == "gradient_checkpointing":

@@ -1,7 +1,7 @@
 """Make the starter model, step by step.
 
     python tools/starter/build.py prepare  --work DIR --novels DIR   corpus, tokenizer, token files
-    python tools/starter/build.py pretrain --work DIR [--minutes 70 | --steps N]
+    python tools/starter/build.py pretrain --work DIR [--minutes 78 | --steps N]
     python tools/starter/build.py evaluate --model DIR               the bundled questions, held-out loss
     python tools/starter/build.py package  --work DIR                into src/gemma_lora/starter
     python tools/starter/build.py corpus   [--count 20]              print some documents
@@ -32,9 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
             step.add_argument("--novels", type=Path, required=True)
             step.add_argument("--documents", type=int, default=420_000)
         if name == "pretrain":
-            step.add_argument("--minutes", type=float, default=70.0)
+            step.add_argument("--minutes", type=float, default=78.0)
             step.add_argument("--steps", type=int, default=0)
             step.add_argument("--threads", type=int, default=2)
+            step.add_argument("--rows", type=int, default=8, help="rows of 256 tokens in a batch")
+            step.add_argument(
+                "--peak", type=float, default=1.3e-3, help="the highest learning rate"
+            )
         if name == "evaluate":
             step.add_argument("--model", type=Path, required=True)
             step.add_argument("--show", action="store_true", help="print every question and answer")
@@ -50,7 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.step == "pretrain":
         import pretrain
 
-        plan = pretrain.Plan(minutes=options.minutes, steps=options.steps, threads=options.threads)
+        plan = pretrain.Plan(
+            minutes=options.minutes,
+            steps=options.steps,
+            threads=options.threads,
+            rows=options.rows,
+            peak=options.peak,
+        )
         print(json.dumps(pretrain.pretrain(options.work, pretrain.Shape(), plan), indent=1))
     elif options.step == "evaluate":
         import evaluate

@@ -12,6 +12,7 @@ still ends on time. The last part uses longer rows, so that the model has seen l
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,12 +47,12 @@ class Shape:
 class Plan:
     """How to train."""
 
-    minutes: float = 70.0
+    minutes: float = 78.0
     steps: int = 0  # when not 0, progress is counted in steps and the minutes are not looked at
-    peak: float = 1.6e-3
+    peak: float = 1.3e-3
     warm_up: int = 150
     decay: float = 0.35  # the last share of the run, in which the learning rate falls to zero
-    rows: int = 16
+    rows: int = 8
     length: int = 256
     long_share: float = 0.15  # the last share of the run, on rows twice as long
     weight_decay: float = 0.05
@@ -167,13 +168,20 @@ def pretrain(work: Path, shape: Shape, plan: Plan) -> dict[str, float]:
         copy.load_state_dict(model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(work / "model")
 
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
     log = (work / "pretrain.jsonl").open("a", encoding="utf-8")
     began, last_save, last_log, logged = time.time() - spent, time.time(), time.time(), 0
     losses: list[float] = []
     while True:
         spent = time.time() - began
         progress = step / plan.steps if plan.steps else spent / (60 * plan.minutes)
-        if progress >= 1.0:
+        if progress >= 1.0 or stopping:
             break
         long = progress >= 1.0 - plan.long_share
         rows, length = (plan.rows // 2, plan.length * 2) if long else (plan.rows, plan.length)

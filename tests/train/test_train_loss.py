@@ -20,6 +20,7 @@ from gemma_lora.train.decisions import decide
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import causal_model, check_training_path, mean_nll, nll_sum
 from gemma_lora.train.progress import Progress
+from gemma_lora.train.state import trainable
 
 CPU = torch.device("cpu")
 ALL_FAMILIES = ("gemma", "gemma2", "gemma3_text", "gemma3")
@@ -69,12 +70,12 @@ def test_loss_and_gradient_equal_the_plain_forward(family, tiny_folder, rows, fm
     batch = collate(rows, chosen, fmt.pad_id)
     ours = nll_sum(model, batch) / batch.supervised
     ours.backward()
-    found = {n: p.grad.clone() for n, p in trainers.trainable(model).items()}
+    found = {n: p.grad.clone() for n, p in trainable(model).items()}
     model.zero_grad()
     plain = plain_loss(model, batch, [int(rows.lengths[i]) for i in chosen])
     plain.backward()
     assert ours.item() == pytest.approx(plain.item(), abs=1e-6)
-    for name, parameter in trainers.trainable(model).items():
+    for name, parameter in trainable(model).items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-6)
 
 
@@ -125,7 +126,7 @@ def test_accumulation_equals_one_large_batch(family, tiny_folder, rows, tmp_path
         trainer, plan = trainer_for(model, rows, tmp_path, batch=batch, accumulation=accumulation)
         model.zero_grad()
         losses.append(float(trainer.training_step(model, plan[1])))
-        gradients.append({n: p.grad.clone() for n, p in trainers.trainable(model).items()})
+        gradients.append({n: p.grad.clone() for n, p in trainable(model).items()})
     assert losses[0] == pytest.approx(losses[2], abs=1e-6)
     assert losses[1] == pytest.approx(losses[2], abs=1e-6)
     for other in gradients[:2]:
@@ -142,7 +143,7 @@ def test_a_whole_training_is_the_same_however_its_steps_are_cut(tiny_folder, row
             model, rows, tmp_path / str(batch), batch=batch, accumulation=accumulation
         )
         trainer.train()
-        ends.append({n: p.detach().clone() for n, p in trainers.trainable(model).items()})
+        ends.append({n: p.detach().clone() for n, p in trainable(model).items()})
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=0, atol=1e-5)
 
@@ -205,12 +206,12 @@ def test_the_start_check_stops_a_path_that_is_off(tiny_folder, rows, fmt):
 
 def test_adapter_weights_are_fp32_on_bf16_base_weights_and_learn(tiny_folder, rows, tmp_path):
     model = peft_model(tiny_folder("gemma"), precision="bf16", disturbed=False)
-    assert {p.dtype for p in trainers.trainable(model).values()} == {torch.float32}
+    assert {p.dtype for p in trainable(model).values()} == {torch.float32}
     assert next(causal_model(model).parameters()).dtype == torch.bfloat16
     trainer, plan = trainer_for(model, rows, tmp_path, batch=2, accumulation=2)
     trainer._autocast = trainers.autocast_for("bf16", CPU)
     trainer.training_step(model, plan[0])
-    gradients = [p.grad for n, p in trainers.trainable(model).items() if "lora_B" in n]
+    gradients = [p.grad for n, p in trainable(model).items() if "lora_B" in n]
     assert all(g.dtype == torch.float32 and g.abs().max() > 0 for g in gradients)
 
 

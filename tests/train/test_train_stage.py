@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
 from support.tiny import tiny_model, tokenizer_for
@@ -24,7 +25,8 @@ from support.training import (
     talking,
     text_of,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.integrations import integration_utils
 
 from gemma_lora.errors import ConfigError, DataError, EnvironmentFault, ModelError
 from gemma_lora.rundir import read_json
@@ -332,6 +334,49 @@ def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny_folder, tmp_path, 
     assert "--learning-rate" in str(caught.value)
     assert not run.training.exists()
     assert [line["step"] for line in metrics_of(run)] == [0, 1, 2]
+
+
+def test_a_gradient_that_is_not_finite_stops(tiny_folder, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(trainers.StepTrainer, "_get_grad_norm", lambda *_, **__: math.inf)
+    with pytest.raises(ModelError, match="the gradient became inf at step"):
+        train(make_config(tiny_folder("gemma")), run, quiet())
+    assert not list(run.checkpoints.glob("step-*"))
+
+
+def test_steps_skipped_for_overflow_are_counted_and_too_many_stop(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """fp16 itself needs a GPU; what the trainer does when its scaler skips steps does not."""
+    monkeypatch.setattr(
+        trainers.StepTrainer, "_get_grad_norm", lambda self, *_, **__: self.overflow
+    )
+    monkeypatch.setattr(trainers.StepTrainer, "overflow", math.inf, raising=False)
+    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", property(lambda _: True))
+    config = make_config(tiny_folder("gemma"), eval_steps=50, warmup=0)
+    result = train(config, make_run(tmp_path / "few"), quiet())
+    assert result["skipped_steps"] == 5
+    assert any("5 steps were skipped" in warning for warning in result["warnings"])
+    config = make_config(tiny_folder("gemma"), epochs=6, eval_steps=50, warmup=0)
+    with pytest.raises(ModelError, match=r"the gradient became inf at step 2\d of 30"):
+        train(config, make_run(tmp_path / "many"), quiet())
+
+
+def test_trackers_get_losses_and_rate(tiny_folder, tmp_path, monkeypatch):
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append((state.global_step, dict(logs or {})))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setattr(decisions.importlib.util, "find_spec", lambda name: object())
+    config = make_config(tiny_folder("gemma"), report_to="tensorboard")
+    train(config, make_run(tmp_path / "run"), quiet())
+    steps = {step: logs for step, logs in seen if "loss" in logs}
+    assert sorted(steps) == [1, 2, 3, 4, 5]
+    assert all(logs["learning_rate"] is not None for logs in steps.values())
+    assert [step for step, logs in seen if "eval_loss" in logs] == [0, 1, 2, 3, 4, 5]
 
 
 def test_gradient_checkpointing_changes_nothing_in_the_result(trained, tmp_path):

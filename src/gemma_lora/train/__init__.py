@@ -1,8 +1,8 @@
 """Training: from the split's rows to a LoRA adapter, resumable at every moment.
 
 Read in this order: `stage` (the stage as a whole), `batches` (what a step is), `loss`, `trainer`
-(the one subclass of transformers.Trainer), `checkpoint`, then the small ones: `decisions`,
-`progress`, `interrupts`, `card`.
+(the one subclass of transformers.Trainer), `state` and `checkpoint`, then the small ones:
+`decisions`, `progress`, `interrupts`, `outcome`, `card`, `adapter`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import datasets
@@ -26,42 +25,26 @@ from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError, EnvironmentFault
-from gemma_lora.prompt import PUBLISHED_TEMPLATE, PromptFormat
+from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
 from gemma_lora.rundir import RunDir, digest, file_digest, read_jsonl, write_json
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import trainer as trainers
 from gemma_lora.train.adapter import save_verified
 from gemma_lora.train.batches import StepPlan, Tokenised, by_length, collate, tokenise
-from gemma_lora.train.card import CardFacts, card_files
+from gemma_lora.train.card import card_files
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions, decide, need_disk, need_one_process, need_trackers
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import causal_model, check_training_path
-from gemma_lora.train.progress import Progress, cut_metrics, peak_memory_mib, peak_rss_mib
-from gemma_lora.train.trainer import Journal
+from gemma_lora.train.outcome import Base, Data, card_facts, result_of, say_how_it_went
+from gemma_lora.train.progress import Progress, cut_metrics
+from gemma_lora.train.state import Journal, load_weights, trainable
 
 __all__ = ["train"]
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
 """Largest relative difference between the training path's loss and the plain forward's."""
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The base model as the rest of the stage needs it."""
-
-    ref: models.BaseRef
-    facts: models.BaseFacts
-    fmt: PromptFormat
-    weights: str
-
-
-@dataclass(frozen=True)
-class _Data:
-    train: Tokenised
-    validation: Tokenised
-    plan: StepPlan
 
 
 def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
@@ -76,7 +59,7 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
     need_one_process(console, torch.cuda.device_count())
     train_rows, validation_rows = _read(run, console)
     ref = models.resolve(config.model.model)
-    base = _Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
+    base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
     device = models.decide_device(config.model)
     precision = models.decide_precision(config.model, device, base.facts)
     console.note(
@@ -95,17 +78,17 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
     identity = _identity(config, run, base, decided)
     with quiet_libraries(), _memory_faults():
         model = _model(config, base, decided)
-        trainable = sum(p.numel() for p in trainers.trainable(model).values())
-        disk = need_disk(run.root, trainable=trainable)
+        size = sum(p.numel() for p in trainable(model).values())
+        disk = need_disk(run.root, trainable=size)
         start = _check_start(model, data, base.fmt, decided)
         console.note(
-            f"{trainable:,} trainable parameters; loss {start:.3f} on a slice before training; "
+            f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
             f"up to {disk / 2**20:,.0f} MiB on the disk"
         )
         journal = _fit(config, run, console, model, data, base, decided, identity)
-        _say_how_it_went(journal, data, console)
-        result = _result(journal, base, data, decided, trainable, console.warnings[warned:])
-        card = card_files(config, _card_facts(config, base, result))
+        say_how_it_went(journal, data, console)
+        result = result_of(journal, base, data, decided, size, console.warnings[warned:])
+        card = card_files(config, card_facts(config, base, result))
         probe = collate(data.train, _shortest(data.train, 2), base.fmt.pad_id)
         save_verified(model, base.facts.ref, run.adapter, probe, extra=card)
     write_json(run.training, result)
@@ -132,7 +115,7 @@ def _tokenised(
     train_rows: list[Example],
     validation_rows: list[Example],
     console: Console,
-) -> _Data:
+) -> Data:
     limit, keep = config.train.max_length, config.data.on_long_row == "keep-answer"
     train_part = tokenise(train_rows, fmt, max_length=limit, keep_answer=keep)
     validation = tokenise(validation_rows, fmt, max_length=limit, keep_answer=keep)
@@ -164,11 +147,11 @@ def _tokenised(
         seed=config.seed,
         pad_id=fmt.pad_id,
     )
-    return _Data(train_part, validation, plan)
+    return Data(train_part, validation, plan)
 
 
-def _model(config: Config, base: _Base, decided: Decisions) -> PeftModel:
-    loaded = models.load_base(base.ref, precision=decided.precision, device=decided.device)
+def _model(config: Config, base: Base, decided: Decisions) -> PeftModel:
+    loaded = models.load_base(base.facts.ref, precision=decided.precision, device=decided.device)
     model = models.attach_lora(loaded, config.lora, config.seed)
     causal = causal_model(model)
     causal.config.use_cache = False
@@ -177,7 +160,7 @@ def _model(config: Config, base: _Base, decided: Decisions) -> PeftModel:
     return model
 
 
-def _check_start(model: PeftModel, data: _Data, fmt: PromptFormat, decided: Decisions) -> float:
+def _check_start(model: PeftModel, data: Data, fmt: PromptFormat, decided: Decisions) -> float:
     """The training path against the plain forward, on a padded batch of short rows."""
     rows = _shortest(data.train, 2)
     device = torch.device(decided.device)
@@ -205,8 +188,8 @@ def _fit(
     run: RunDir,
     console: Console,
     model: PeftModel,
-    data: _Data,
-    base: _Base,
+    data: Data,
+    base: Base,
     decided: Decisions,
     identity: dict[str, str],
 ) -> Journal:
@@ -244,7 +227,7 @@ def _fit(
                 where=str(run.checkpoints),
                 remedy="delete the checkpoints folder and run again",
             )
-        trainers.load_weights(model, best)
+        load_weights(model, best)
     return journal
 
 
@@ -271,7 +254,7 @@ def _written(found: Checkpoint | None) -> int:
     return found.step if found.state["journal"]["written"] else found.step - 1
 
 
-def _identity(config: Config, run: RunDir, base: _Base, decided: Decisions) -> dict[str, str]:
+def _identity(config: Config, run: RunDir, base: Base, decided: Decisions) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
     recipe = config.train.model_dump(mode="json", exclude={"report_to"})
     return {
@@ -286,114 +269,6 @@ def _identity(config: Config, run: RunDir, base: _Base, decided: Decisions) -> d
         if run.validation_rows.exists()
         else "none",
     }
-
-
-# ---------------------------------------------------------------------- after
-
-
-def _say_how_it_went(journal: Journal, data: _Data, console: Console) -> None:
-    if journal.skipped:
-        console.warn(f"{journal.skipped} steps were skipped because fp16 gradients overflowed")
-    if journal.stopped_early:
-        console.note(f"stopped early after step {journal.step}: validation no longer improved")
-    if journal.best_loss is None:
-        return
-    before = journal.validations[0]["loss"]
-    if journal.best_loss >= before:
-        console.warn(
-            f"the validation loss never fell below {before:.3f}, where it was before training "
-            f"(best {journal.best_loss:.3f}): the adapter has learned nothing that helps on other rows"
-        )
-    elif 0 < journal.since_best == journal.candidates - 1:
-        console.warn(
-            "the first validation was the best: it got worse from there on, so the adapter saved is "
-            "an early one; try a lower --learning-rate or fewer --epochs"
-        )
-    elif journal.candidates > 1 and journal.best_step == data.plan.steps:
-        console.warn(
-            "the last validation was the best: the loss was still falling, so more --epochs may help"
-        )
-    console.note(
-        f"validation loss {before:.3f} before, {journal.best_loss:.3f} at step {journal.best_step}, "
-        "which is the adapter saved"
-    )
-
-
-def _result(
-    journal: Journal,
-    base: _Base,
-    data: _Data,
-    decided: Decisions,
-    trainable: int,
-    warned: list[str],
-) -> dict[str, Any]:
-    """The content of training.json."""
-    before = [v["loss"] for v in journal.validations if v["step"] == 0]
-    return {
-        "schema_version": 1,
-        "decisions": asdict(decided),
-        "base": {
-            "name": base.ref.name,
-            "kind": base.ref.kind,
-            "family": base.facts.family,
-            "revision": base.facts.revision,
-            "parameters": base.facts.parameters,
-            "weights": base.weights,
-            "licence": base.facts.licence,
-            "is_demo": base.ref.is_demo,
-        },
-        "stop_ids": list(base.fmt.stop_ids),
-        "template": base.fmt.template_hash,
-        "trainable_parameters": trainable,
-        "rows": {"train": len(data.train), "validation": len(data.validation)},
-        "rows_dropped": data.train.dropped + data.validation.dropped,
-        "rows_shortened": data.train.shortened + data.validation.shortened,
-        "supervised_tokens": int(data.train.supervised.sum()),
-        "tokens": int(data.train.lengths.sum()),
-        "steps_done": journal.step,
-        "best_step": journal.best_step,
-        "saved_step": journal.best_step if journal.best_step is not None else journal.step,
-        "stopped_early": journal.stopped_early,
-        "train_loss_first": journal.first_loss,
-        "train_loss_last": journal.last_loss,
-        "validation_loss_before": before[0] if before else None,
-        "validation_loss_best": journal.best_loss,
-        "validations": journal.validations,
-        "seconds": round(journal.seconds, 3),
-        "tokens_per_second": round(journal.tokens / journal.seconds, 1)
-        if journal.seconds
-        else None,
-        "peak_rss_mib": round(peak_rss_mib(), 1),
-        "peak_gpu_mib": round(peak_memory_mib(torch.device(decided.device)), 1)
-        if decided.device == "cuda"
-        else None,
-        "skipped_steps": journal.skipped,
-        "warnings": warned,
-    }
-
-
-def _card_facts(config: Config, base: _Base, result: dict[str, Any]) -> CardFacts:
-    path = Path(config.data.path) if config.data.path else None
-    licence = base.facts.licence
-    return CardFacts(
-        base_name=Path(base.ref.location).name
-        if base.ref.kind == "local"
-        else base.ref.location
-        if base.ref.kind == "hub"
-        else base.ref.name,
-        base_kind=base.ref.kind,
-        base_location=base.ref.location,
-        base_revision=base.facts.revision,
-        base_weights=base.weights,
-        template=PUBLISHED_TEMPLATE if base.fmt.template_source == "published" else None,
-        licence=licence,
-        # every family trained here is one of Gemma's; only a card can say that weights are not
-        gemma_terms=not base.ref.is_demo and licence in (None, "gemma"),
-        is_demo=base.ref.is_demo,
-        data_file=path.name if path else None,
-        data_sha256=file_digest(path) if path and path.is_file() else None,
-        results=result,
-    )
 
 
 # ---------------------------------------------------------------------- surroundings

@@ -13,11 +13,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -33,56 +31,24 @@ from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import Autocast, mean_nll, nll_sum
 from gemma_lora.train.progress import Progress, peak_memory_mib
+from gemma_lora.train.state import (
+    Journal,
+    load_weights,
+    random_states,
+    seed_all,
+    set_random_states,
+    trainable,
+    untouched,
+)
 
-__all__ = ["Journal", "StepTrainer", "autocast_for", "trainable", "training_arguments"]
+__all__ = ["StepTrainer", "autocast_for", "training_arguments"]
 
 _MOST_SKIPPED = 25
 """Steps in a row that fp16's scaler may skip (it halves the scale each time) before we stop."""
 
 
-@dataclass
-class Journal:
-    """What has happened so far; saved in every checkpoint, so a resumed run goes on with it."""
-
-    step: int = 0
-    validations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """`{"step", "loss"}` in order; step 0 is before training."""
-    best_step: int | None = None
-    best_loss: float | None = None
-    since_best: int = 0
-    candidates: int = 0
-    """Validations of an adapter that does something, from which the best is chosen."""
-    stopped_early: bool = False
-    first_loss: float | None = None
-    last_loss: float | None = None
-    tokens: int = 0
-    supervised: int = 0
-    skipped: int = 0
-    """Steps that fp16 skipped because of overflow."""
-    seconds: float = 0.0
-    """Wall-clock training time, validation and checkpoints included, over all resumptions."""
-    line: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The metrics line of `step`."""
-    written: bool = True
-    """Whether that line is in the metrics: not if `step` was interrupted before its validation."""
-
-    @property
-    def validated(self) -> bool:
-        """Whether `step` has its validation."""
-        return bool(self.validations) and self.validations[-1]["step"] == self.step
-
-
 class _Abandoned(Exception):
     """A validation was cut short by a signal; it is made up for on resumption."""
-
-
-def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def untouched(model: PeftModel) -> bool:
-    """Whether the adapter still adds nothing: its second factors are zero."""
-    return not any(bool(p.any()) for name, p in trainable(model).items() if "lora_B" in name)
 
 
 def autocast_for(precision: str, device: torch.device) -> Autocast:
@@ -94,9 +60,11 @@ def autocast_for(precision: str, device: torch.device) -> Autocast:
 
 
 def training_arguments(config: Config, decided: Decisions, folder: Path) -> TrainingArguments:
+    """`folder` is where the Trainer and its trackers may write; its parent names the run."""
     train = config.train
     arguments = TrainingArguments(
         output_dir=str(folder),
+        run_name=folder.parent.name,
         use_cpu=decided.device == "cpu",
         seed=config.seed,
         max_steps=decided.steps,  # also where no step is left and the loader is empty
@@ -281,7 +249,9 @@ class StepTrainer(Trainer):
             "memory": peak_memory_mib(self.args.device),
         }
         if self.args.report_to:
-            self.log({k: journal.line[k] for k in ("loss", "lr", "tokens_per_second")})
+            shown = ("loss", "grad_norm", "tokens_per_second")
+            logs = {k: journal.line[k] for k in shown if journal.line[k] is not None}
+            self.log({**logs, "learning_rate": learning_rate})
 
     def _watch_overflow(self, grad_norm: float) -> None:
         if self.accelerator.optimizer_step_was_skipped:
@@ -334,7 +304,7 @@ class StepTrainer(Trainer):
         self._progress.write({**line, "validation_loss": loss})
         journal.written = True
         if self.args.report_to:
-            self.log({"validation_loss": loss})
+            self.log({"eval_loss": loss})  # trackers group by this prefix
 
     # ------------------------------------------------------------------ state to disk and back
 
@@ -359,7 +329,7 @@ class StepTrainer(Trainer):
         checkpoints.save(
             self._folder,
             self.journal.step,
-            {"weights": trainable(self._peft), "optimizer": moments, "rng": _random_states()},
+            {"weights": trainable(self._peft), "optimizer": moments, "rng": random_states()},
             state,
         )
         checkpoints.prune(self._folder, best=self.journal.best_step)
@@ -381,7 +351,7 @@ class StepTrainer(Trainer):
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
         version, numbers, gauss = found.state["python_random"]
         random.setstate((version, tuple(numbers), gauss))
-        _set_random_states(found.tensors("rng"))
+        set_random_states(found.tensors("rng"))
 
     def _diverged(self, what: str, value: float) -> ModelError:
         step, rate = self.state.global_step, self._decided.learning_rate
@@ -397,53 +367,12 @@ class StepTrainer(Trainer):
         )
 
 
-def load_weights(model: PeftModel, found: Checkpoint) -> None:
-    """Copy the checkpoint's adapter into `model`; every tensor must be there with its shape."""
-    stored, live = found.tensors("weights"), trainable(model)
-    if stored.keys() != live.keys() or any(stored[n].shape != live[n].shape for n in live):
-        raise ModelError(
-            "its weights do not fit the adapter of this run",
-            where=str(found.path),
-            remedy="delete the checkpoints folder to start over",
-        )
-    with torch.no_grad():
-        for name, parameter in live.items():
-            parameter.copy_(stored[name])
-
-
-def seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def _optimizer_of(trainer: StepTrainer) -> torch.optim.Optimizer:
     return cast(torch.optim.Optimizer, trainer.optimizer)
 
 
 def _as_is(step: Any) -> Any:
     return step
-
-
-def _random_states() -> dict[str, Tensor]:
-    _, keys, position, has_gauss, gauss = np.random.get_state()
-    states = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random_states(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["torch"])
-    position, has_gauss, gauss = states["numpy_rest"].tolist()
-    keys = states["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _plain(state: tuple[Any, ...]) -> list[Any]:

@@ -1,0 +1,111 @@
+"""What a training is at a step boundary, beyond the model: its journal, its weights, its dice.
+
+`Journal` is the JSON part, saved in every checkpoint; the functions move adapter weights and the
+random states of python, numpy and torch between memory and tensors. Reads and writes no file.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from gemma_lora.errors import ModelError
+from gemma_lora.train.checkpoint import Checkpoint
+
+__all__ = [
+    "Journal",
+    "load_weights",
+    "random_states",
+    "seed_all",
+    "set_random_states",
+    "trainable",
+    "untouched",
+]
+
+
+@dataclass
+class Journal:
+    """What has happened so far; saved in every checkpoint, so a resumed run goes on with it."""
+
+    step: int = 0
+    validations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """`{"step", "loss"}` in order; step 0 is before training."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    since_best: int = 0
+    candidates: int = 0
+    """Validations of an adapter that does something, from which the best is chosen."""
+    stopped_early: bool = False
+    first_loss: float | None = None
+    last_loss: float | None = None
+    tokens: int = 0
+    supervised: int = 0
+    skipped: int = 0
+    """Steps that fp16 skipped because of overflow."""
+    seconds: float = 0.0
+    """Wall-clock training time, validation and checkpoints included, over all resumptions."""
+    line: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The metrics line of `step`."""
+    written: bool = True
+    """Whether that line is in the metrics: not if `step` was interrupted before its validation."""
+
+    @property
+    def validated(self) -> bool:
+        """Whether `step` has its validation."""
+        return bool(self.validations) and self.validations[-1]["step"] == self.step
+
+
+def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def untouched(model: PeftModel) -> bool:
+    """Whether the adapter still adds nothing: its second factors are zero."""
+    return not any(bool(p.any()) for name, p in trainable(model).items() if "lora_B" in name)
+
+
+def load_weights(model: PeftModel, found: Checkpoint) -> None:
+    """Copy the checkpoint's adapter into `model`; every tensor must be there with its shape."""
+    stored, live = found.tensors("weights"), trainable(model)
+    if stored.keys() != live.keys() or any(stored[n].shape != live[n].shape for n in live):
+        raise ModelError(
+            "its weights do not fit the adapter of this run",
+            where=str(found.path),
+            remedy="delete the checkpoints folder to start over",
+        )
+    with torch.no_grad():
+        for name, parameter in live.items():
+            parameter.copy_(stored[name])
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_states() -> dict[str, Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    position, has_gauss, gauss = states["numpy_rest"].tolist()
+    keys = states["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

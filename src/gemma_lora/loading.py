@@ -124,18 +124,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _similar(place: str) -> str | None:
+    """The setting that was probably meant: the same name in its own section, or a like spelling."""
+    import difflib
+
+    leaf = place.rpartition(".")[2]
+    own = [known.place for known in leaves() if known.name == leaf]
+    places = [*(known.place for known in leaves()), *Config.model_fields]
+    return next(iter(own or difflib.get_close_matches(place, places, n=1, cutoff=0.5)), None)
+
+
 def _describe(entry: Any, from_flag: set[str], file: Path | None) -> str:
     place = ".".join(str(part) for part in entry["loc"])
     known = {leaf.place: leaf for leaf in leaves()}
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "extra_forbidden":
-        import difflib
-
-        candidates = [*known, *Config.model_fields]
-        close = difflib.get_close_matches(place, candidates, n=1, cutoff=0.5)
-        return f"{place}: there is no such setting" + (
-            f"; did you mean {close[0]}?" if close else ""
-        )
+        close = _similar(place)
+        return f"{place}: there is no such setting" + (f"; did you mean {close}?" if close else "")
     name = next((p for p in known if place == p or place.startswith(p + ".")), place)
     shown = known[name].flag if name in from_flag and name in known else name
     if not place:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -39,12 +40,15 @@ __all__ = [
 
 Row = TypeVar("Row", bound=BaseModel)
 
+PART = ".part"
+"""Ending of temporary names; what a killed process leaves under one is removed by the next `lock`."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either all of it or what it held before."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
                 stream.write(text)
@@ -222,4 +226,13 @@ class RunDir:
                 ) from None
             except OSError as error:  # a file system without locks
                 raise disk_fault(error, path) from error
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing; only the holder of the lock may."""
+        for path in [*self.root.rglob(f".*{PART}"), *self.root.rglob(f".*{PART}.old")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from gemma_lora.config import LoraConfig
 from gemma_lora.errors import ConfigError, ModelError
 from gemma_lora.model.reference import BaseRef, weights_digest
 from gemma_lora.model.safety import PICKLED, read_object, safetensors_header
-from gemma_lora.rundir import disk_fault, fsync_folder
+from gemma_lora.rundir import PART, disk_fault, fsync_folder
 
 __all__ = ["attach_lora", "load_adapter", "save_adapter"]
 
@@ -106,7 +106,9 @@ def save_adapter(
     texts = {CONFIG: _config_text(model, ref), **(extra or {})}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = Path(
+            tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=PART)
+        )
         try:
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
             for name, text in texts.items():

@@ -85,7 +85,7 @@ def mean_nll(
             for done, batch in enumerate(batches, start=1):
                 with autocast():
                     part = nll_sum(model, batch.to(device))
-                total += float(part.double())
+                total += float(part)
                 count += batch.supervised
                 on_batch(done)
     finally:

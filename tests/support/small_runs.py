@@ -82,5 +82,5 @@ def finished(run: Path) -> dict[str, tuple[int, bytes]]:
     return {
         name: facts
         for name, facts in contents(run).items()
-        if name.startswith(starts) and not name.endswith("verdict.json") and starts
+        if starts and name.startswith(starts) and not name.endswith(("verdict.json", ".part"))
     }

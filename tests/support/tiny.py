@@ -191,7 +191,8 @@ def tiny_model(family: str, vocab_size: int, *, seed: int = 0, hidden: int = 32)
         )
     else:
         raise ValueError(family)
-    with torch.no_grad():  # else the tied embedding outweighs the layers, and each token repeats itself
+    # else the tied embedding outweighs the layers, and each token repeats itself
+    with torch.no_grad():
         model.get_input_embeddings().weight.mul_(0.1)
     return model.eval()
 

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,6 +33,7 @@ __all__ = [
     "file_digest",
     "read_json",
     "read_jsonl",
+    "read_saved",
     "write_json",
     "write_jsonl",
     "write_text",
@@ -99,6 +100,18 @@ def read_json(path: Path) -> Any:
         raise DataError("there is no such file", where=str(path)) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The JSON object that a stage saved in `path`; DataError with the remedy where it is damaged."""
+    remedy = "delete the file and run the same command again"
+    try:
+        value: Any = read_json(path)
+    except DataError as error:
+        raise DataError(error.found, where=str(path), remedy=remedy) from None
+    if not isinstance(value, dict):
+        raise DataError("is not a JSON object", where=str(path), remedy=remedy)
+    return cast(dict[str, Any], value)
 
 
 def read_jsonl(path: Path, kind: type[Row], console: Console | None = None) -> list[Row]:

@@ -12,7 +12,7 @@ from support.made_run import SLUG, make_config, make_run
 
 from gemma_lora.console import Console
 from gemma_lora.decision import decide
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
 from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
 
@@ -216,6 +216,20 @@ def test_an_empty_folder_is_the_same_error(tmp_path):
         decide(make_config(), RunDir(tmp_path), QUIET, judge_slug="j")
 
 
+@pytest.mark.parametrize("content", ['{"warnings": ["a', "[1]"])
+@pytest.mark.parametrize(
+    "name", ["judgements/j/judge.json", "answers/test/answer.json", "training.json", "audit.json"]
+)
+def test_a_damaged_file_is_named_with_the_remedy(made: Made, name: str, content: str):
+    made.decide()
+    path = made.run.root / name
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        made.decide()
+    assert caught.value.where == str(path)
+    assert caught.value.remedy == "delete the file and run the same command again"
+
+
 class TestCaveats:
     def test_a_sound_run_has_only_the_seed(self, made: Made):
         assert [text[:16] for text in made.decide()["warnings"]] == ["One training run"]
@@ -244,6 +258,25 @@ class TestCaveats:
         verdict = made.decide()
         assert verdict["also_in_training"] == 2
         assert any("by heart" in text for text in verdict["warnings"])
+
+    def test_what_makes_it_another_comparison_comes_first(self, made: Made):
+        made.config = make_config(judge="lexical", model="starter")
+        write_json(made.run.audit, {"split": {"test": 60}})
+        write_jsonl(made.run.train_rows, made.rows[:12])
+        made.words = [
+            w if w.id != "q0" else word(w.id, w.arm, None, reason="cut off") for w in made.words
+        ]
+        verdict = made.decide()
+        assert verdict["test_rows"] == {"read": 40, "in_audit": 60}
+        first, second, third, *_ = verdict["warnings"]
+        assert "holds 40 rows, but the data stage wrote 60" in first
+        assert second.startswith("12 of 40 test questions are also among the training rows")
+        assert third.startswith("Demonstration model")
+        assert (verdict["also_in_training"], verdict["compared_also_in_training"]) == (12, 11)
+
+    def test_a_whole_test_file_is_no_caveat(self, made: Made):
+        write_json(made.run.audit, {"split": {"test": 40}})
+        assert not any("data stage wrote" in text for text in made.decide()["warnings"])
 
     def test_few_questions(self, tmp_path):
         made = Made(tmp_path, count=12)

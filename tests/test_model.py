@@ -20,6 +20,7 @@ from gemma_lora.errors import ConfigError, EnvironmentFault, ModelError
 from gemma_lora.model import load as loading
 from gemma_lora.model.families import FAMILIES as TABLE
 from gemma_lora.model.reference import STARTER, BaseRef
+from gemma_lora.model.safety import safetensors_header
 
 
 @pytest.fixture
@@ -289,6 +290,22 @@ def test_weights_that_are_cut_off_are_refused(copy_of):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="cut off"):
         facts_of(folder)
+
+
+def test_a_damaged_adapter_of_ours_is_made_anew_and_a_base_model_fetched(copy_of, tmp_path):
+    base = copy_of() / "model.safetensors"
+    adapter = tmp_path / "adapter_model.safetensors"
+    shutil.copy(base, adapter)
+    for file, remedy in (
+        (base, "fetch the file again"),
+        (adapter, "run the same `gemma-lora run`"),
+    ):
+        whole = file.read_bytes()
+        for damaged in (whole[:-100], whole[:200], b""):
+            file.write_bytes(damaged)
+            with pytest.raises(ModelError) as caught:
+                safetensors_header(file)
+            assert remedy in (caught.value.remedy or "")
 
 
 def test_missing_tensors_are_an_error_and_not_random_numbers(copy_of):

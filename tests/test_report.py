@@ -12,14 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from support.made_run import NASTY, SLUG, make_config, make_run
 
 from gemma_lora.console import Console
 from gemma_lora.decision import decide
-from gemma_lora.records import Answer
+from gemma_lora.records import Answer, Example
 from gemma_lora.report import summary, write_report
 from gemma_lora.report.charts import bins, loss_curves
-from gemma_lora.report.wording import clean, headline, interval, points
+from gemma_lora.report.wording import clean, headline, interval, points, sentence, warnings
 from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 QUIET = Console(quiet=True, stream=io.StringIO())
@@ -100,7 +101,7 @@ def test_all_dimensions_warnings_and_questions_are_there(made, page):
         assert f"{name}: base {row['base_mean']:.2f}" in " ".join(
             a.get("aria-label") or "" for a in page.attributes("svg")
         )
-    for text in verdict["warnings"]:
+    for text in warnings(verdict):
         assert " ".join(text.replace("`", "").split())[:60] in words
     assert len([a for a in page.attributes("tr") if "data-gain" in a]) == 80
 
@@ -293,7 +294,106 @@ def test_very_many_questions_and_very_long_texts_are_cut_and_it_says_so(tmp_path
     assert "more characters are in the file" in page.words()
 
 
+@pytest.fixture
+def leaked(tmp_path: Path):
+    """Every test question stands among the training rows, too."""
+    run, config = make_run(
+        tmp_path, config=make_config(judge="lexical", model="starter"), lexical=True, questions=12
+    )
+    write_jsonl(run.train_rows, read_jsonl(run.test_rows, Example))
+    verdict = decide(config, run, QUIET, judge_slug="lexical")
+    write_report(run, verdict)
+    return run, verdict
+
+
+class TestQuestionsOfTheTraining:
+    def test_are_never_called_unseen(self, leaked):
+        run, verdict = leaked
+        primary = verdict["primary"]["n"]
+        page = Page(run.report_html.read_text("utf-8")).words()
+        for text in (page, run.report_md.read_text("utf-8"), summary(verdict)):
+            assert "unseen" not in text
+        said = (
+            f"On {primary} questions, {primary} of which are also in the training rows, the tuned"
+        )
+        assert said in page
+        assert said in run.report_md.read_text("utf-8")
+        assert f"compared ({primary} also in the training rows)" in summary(verdict)
+
+    def test_one_of_them_is_singular(self, leaked):
+        verdict = {**leaked[1], "compared_also_in_training": 1}
+        assert "1 of which is also in the training rows" in sentence(verdict)
+        verdict["primary"] = {**verdict["primary"], "n": 1}
+        assert sentence(verdict).startswith(
+            "On 1 question, which is also in the training rows, the"
+        )
+
+    def test_the_caveat_is_in_full_in_the_summary(self, leaked):
+        _, verdict = leaked
+        (caveat,) = [text for text in verdict["warnings"] if "by heart" in text]
+        for width in (60, 80, 100):
+            shown = " ".join(summary(verdict, width=width).split())
+            assert f"! {caveat}" in shown
+
+
+class TestSentences:
+    def test_warnings_of_stages_are_shown_as_sentences(self, made, tmp_path):
+        saved = [
+            "the last validation was the best: train longer (--epochs)",
+            "fp16 gradients overflowed",
+            "split/test.jsonl is short.",
+            "`lexical` is no model!",
+            "éclair, 2 times",
+            "don't; ever",
+        ]
+        shown = [
+            "The last validation was the best: train longer (--epochs).",
+            "fp16 gradients overflowed.",
+            "split/test.jsonl is short.",
+            "`lexical` is no model!",
+            "Éclair, 2 times.",
+            "Don't; ever.",
+        ]
+        verdict = {**made[1], "warnings": saved}
+        assert warnings(verdict) == shown
+        run, _ = make_run(tmp_path)
+        write_report(run, verdict)
+        html = Page(run.report_html.read_text("utf-8")).words()
+        text = run.report_md.read_text("utf-8")
+        for line in (shown[0], shown[1]):
+            assert line in html
+            assert line.partition(" (")[0] in text
+            assert line in " ".join(summary(verdict).split())
+
+
+def test_only_lexical_says_how_it_measures(tmp_path, made):
+    assert "content words are" not in made[0].report_html.read_text("utf-8")
+    run, config = make_run(tmp_path, config=make_config(judge="lexical"), lexical=True)
+    write_report(run, decide(config, run, QUIET, judge_slug="lexical"))
+    page = Page(run.report_html.read_text("utf-8")).words()
+    for text in (page, run.report_md.read_text("utf-8")):
+        assert "the share of the answer's content words that the question" in text
+
+
 class TestSummary:
+    @pytest.mark.parametrize("width", [60, 80, 100])
+    @pytest.mark.parametrize("word", ["better", "worse", "equivalent", "inconclusive"])
+    def test_nothing_is_cut_off(self, word, width, made):
+        verdict = copy.deepcopy(made[1])
+        verdict["verdict"] = word
+        verdict["judge"] |= {"is_llm": False, "name": "replay:" + "a/long/name/" * 12}
+        text = summary(verdict, width=width)
+        assert f"verdict: {word}. {headline(verdict)}." in " ".join(text.split())
+        assert verdict["judge"]["name"] in "".join(text.split())
+        if width >= 80:  # the table needs so much
+            assert "…" not in text
+            assert max(map(len, text.splitlines())) <= width
+
+    def test_warnings_of_wide_characters_stay_inside_the_width(self, made):
+        text = summary({**made[1], "warnings": ["订单" * 100, "short"]}, width=80)
+        assert max(cell_len(line) for line in text.splitlines()) <= 80
+        assert "".join(text.split()).count("订单") == 100
+
     def test_fits_a_terminal(self, made):
         text = summary(made[1])
         assert len(text.splitlines()) <= 25

@@ -2,14 +2,14 @@
 
 `Example` (split/*.jsonl), `Answer` (answers/<set>/<arm>.jsonl) and `Judgement`
 (judgements/<judge>/judgements.jsonl) are the whole interface between stages: one JSON object a
-line, unknown fields refused. Texts are exactly as in the user's file.
+line, unknown fields and scores outside 1 to 10 refused. Texts are exactly as in the user's file.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 __all__ = ["ARMS", "DIMENSIONS", "Answer", "Example", "Judgement", "Message", "Role"]
 
@@ -83,3 +83,12 @@ class Judgement(_Record):
     unscored_reason: str | None
     flags: tuple[str, ...] = ()
     """Observations that never change a score, e.g. `empty answer`, `repeats the question`."""
+
+    @model_validator(mode="after")
+    def _on_the_scale(self) -> Self:
+        scores = {**self.scores, "overall": self.overall}
+        # written so that NaN is off the scale, too
+        wrong = [f"{k} = {v}" for k, v in scores.items() if v is not None and not 1 <= v <= 10]
+        if wrong:
+            raise ValueError(f"scores go from 1 to 10, found {', '.join(wrong)}")
+        return self

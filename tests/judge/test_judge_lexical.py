@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from gemma_lora import judge as judging
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.items import Item, Outcome
-from gemma_lora.judge.lexical import content_words, score, words
+from gemma_lora.judge.lexical import _STOP_WORDS, content_words, score, words
 from gemma_lora.records import Judgement, Message
 from gemma_lora.rundir import read_json, read_jsonl
 
@@ -57,6 +58,24 @@ def test_each_measure_is_what_it_says() -> None:
     measured = [n for n in found.scores.values() if n is not None]
     assert found.overall == pytest.approx(sum(measured) / 3, abs=1e-4)
     assert "2 of 8 content words of the reference" in found.reasoning
+
+
+def test_the_document_lists_the_same_words_and_its_example_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "judging.md").read_text("utf-8")
+    block = re.search(r"```text\n(en: .*?)```", text, re.DOTALL)
+    assert block is not None
+    listed = dict(re.findall(r"^(\w\w): (.*?)(?=\n\w\w: |\Z)", block[1], re.DOTALL | re.MULTILINE))
+    assert {name: set(words_.split()) for name, words_ in listed.items()} == _STOP_WORDS
+    said = re.search(
+        r"Example: question `(.+?)`, reference `(.+?)`, answer `(.+?)`", text, re.DOTALL
+    )
+    assert said is not None
+    question, reference, answer = (" ".join(part.split()) for part in said.groups())
+    found = judged(answer, reference, question)
+    assert found.scores["completeness"] == 3.25
+    assert found.scores["relevance"] == 7
+    tail = f"accuracy is {found.scores['accuracy']:.2f} and overall {found.overall:.2f}."
+    assert tail in " ".join(text.split())
 
 
 def test_better_answers_score_higher_in_three_languages() -> None:

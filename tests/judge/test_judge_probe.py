@@ -58,6 +58,29 @@ def test_a_wrong_path_is_told_apart(server: JudgeServer, configured) -> None:
 
 
 @pytest.mark.parametrize(
+    ("act", "remedy"),
+    [
+        (Act(status=500), "wait a while, or lower --judge-concurrency"),
+        (Act(status=429), "wait a while, or lower --judge-concurrency"),
+        (Act(delay=2.0), "raise --judge-timeout"),
+        (Act(body="<html>", headers={"content-type": "text/html"}), "OpenAI-compatible endpoint"),
+        (Act(body="no JSON"), "OpenAI-compatible endpoint"),
+        (Act(body={"ok": True}), "OpenAI-compatible endpoint"),
+        (Act(status=400), "that it serves this model"),
+        (Act(content="{}"), "choose a judge that follows instructions"),
+    ],
+)
+def test_each_fault_has_its_own_remedy(
+    act: Act, remedy: str, server: JudgeServer, configured
+) -> None:
+    server.plan = lambda seen: act
+    with pytest.raises(JudgeError) as caught:
+        probe(configured, server.name, judge_retries=0, judge_timeout=1.0)
+    assert remedy in (caught.value.remedy or "")
+    assert "start the server" not in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize(
     ("act", "why"),
     [
         (

@@ -37,11 +37,14 @@ def test_our_own_judgements_replay_to_the_same(make_run, configured) -> None:
     assert known["snapshot"].startswith("sha256:")
 
 
-def test_nested_and_flat_rows_and_the_last_of_two(make_run, configured, tmp_path) -> None:
+def test_nested_and_flat_rows_and_lines_that_say_the_same(make_run, configured, tmp_path) -> None:
+    silence = {"id": "q0000", "arm": "base", "scores": {}, "unscored_reason": "no reply: HTTP 500"}
+    line = {"id": "q0000", "arm": "base", "scores": SEVEN, "overall": 7.5}
     rows = replayed(
         [
-            {"id": "q0000", "arm": "base", "scores": SEVEN, "overall": 3, "reasoning": "x"},
-            {"id": "q0000", "arm": "base", "scores": SEVEN, "overall": 7.5},
+            silence,
+            line,
+            line,
             {"id": "q0000", "arm": "tuned", **SEVEN, "overall": 8},
         ],
         make_run,
@@ -88,6 +91,28 @@ def test_bad_lines_are_reported_together(make_run, configured, tmp_path) -> None
     file.write_text("")
     with pytest.raises(JudgeError, match="is empty"):
         judging.probe(configured(f"replay:{file}").judge, Console(quiet=True))
+
+
+def test_a_file_that_contradicts_itself_is_refused_by_the_probe(configured, tmp_path) -> None:
+    line = {"id": "q1", "arm": "base", "scores": SEVEN, "overall": 3}
+    lines = [
+        line,
+        {**line, "repeat": 1, "overall": 4},
+        {**line, "overall": 9},
+        {**line, "scores": {**SEVEN, "fluency": 1}},
+        {**line, "unscored_reason": "refused"},
+        {**line, "reasoning": "other words"},
+    ]
+    file = tmp_path / "two.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(JudgeError, match="4 lines contradict") as caught:
+        judging.probe(configured(f"replay:{file}").judge, Console(quiet=True))
+    assert caught.value.details == (
+        "lines 1 and 3: q1 base: overall 3, then 9",
+        "lines 1 and 4: q1 base: other fluency",
+        "lines 1 and 5: q1 base: overall 3, then unscored",
+        "lines 1 and 6: q1 base: other words",
+    )
 
 
 def test_another_content_is_another_judge(make_run, configured, tmp_path) -> None:

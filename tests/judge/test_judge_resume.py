@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from support.judge_server import Act, JudgeServer, right_scores
 
 from gemma_lora import judge as judging
 from gemma_lora.console import Console
+from gemma_lora.errors import DataError
 from gemma_lora.records import Judgement
 from gemma_lora.rundir import append_jsonl, read_json, read_jsonl
 
@@ -89,6 +91,38 @@ def test_a_torn_last_line_costs_one_question(server: JudgeServer, make_run, conf
     assert len(server.chats) == 0, "the cache still has it"
     assert len(read_jsonl(folder / "judgements.jsonl", Judgement)) == 10
     assert read_json(folder / "judge.json")["judged"] == 10
+
+
+@pytest.mark.parametrize("name", ["judge.json", "inputs.json"])
+@pytest.mark.parametrize("content", ['{"identity": "0', "[]"])
+def test_a_damaged_file_of_ours_is_named_with_the_remedy(
+    name: str, content: str, make_run, configured
+) -> None:
+    run, config = make_run(3), configured("lexical")
+    folder = judging.judge(config, run, Console(quiet=True))
+    (folder / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        judging.judge(config, run, Console(quiet=True))
+    assert caught.value.where == str(folder / name)
+    assert caught.value.remedy == "delete the file and run the same command again"
+    (folder / name).unlink()
+    judging.judge(config, run, Console(quiet=True))
+
+
+def test_scores_that_were_edited_off_the_scale_are_refused_by_line(make_run, configured) -> None:
+    run, config = make_run(3), configured("lexical")
+    path = judging.judge(config, run, Console(quiet=True)) / "judgements.jsonl"
+    whole = path.read_text()
+    for field, value in (("relevance", "13.55"), ("overall", "0.5"), ("accuracy", "NaN")):
+        lines = [json.loads(line) for line in whole.splitlines()]
+        edited = lines[1] if field == "overall" else lines[1]["scores"]
+        edited[field] = float(value)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(DataError, match="line 2 is not a Judgement") as caught:
+            judging.judge(config, run, Console(quiet=True))
+        assert f"scores go from 1 to 10, found {field} = {value.lower()}" in caught.value.found
+        assert caught.value.where == str(path)
+        assert "delete the file" in (caught.value.remedy or "")
 
 
 def test_of_two_lines_for_one_answer_the_last_counts(

@@ -502,7 +502,20 @@ def test_a_server_that_went_away_ends_the_stage(make_run: MakeRun, configured: C
     with pytest.raises(JudgeError, match="does not answer") as caught:
         judged(make_run(40), configured(gone.name, judge_retries=1))
     assert caught.value.exit_code == 4
+    assert "start the server" in str(caught.value)
     assert "run the same command again" in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_a_server_that_only_fails_is_not_called_absent(
+    rows: int, server: JudgeServer, make_run: MakeRun, configured: Configured
+) -> None:
+    server.plan = lambda seen: Act(status=500)
+    with pytest.raises(JudgeError) as caught:
+        judged(make_run(rows), configured(server.name, judge_retries=0))
+    remedy = caught.value.remedy or ""
+    assert "lower --judge-concurrency; then run the same command again" in remedy
+    assert "start the server" not in remedy
 
 
 def test_an_arm_without_any_score_is_an_error_that_says_why(

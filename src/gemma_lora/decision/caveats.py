@@ -23,8 +23,9 @@ LARGE_CLUSTER = 0.2
 
 
 def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
-    """Sentences about model, judge, missing scores, sample and answers; empty where all is well."""
+    """Sentences about the test rows, model, judge, missing scores, sample and answers."""
     lines = [
+        *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
         *_missing(verdict),
@@ -35,6 +36,25 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         "One training run with one seed was judged: the verdict holds for this checkpoint, "
         "not for the recipe."
     )
+    return lines
+
+
+def _test_rows(verdict: Mapping[str, Any]) -> list[str]:
+    """What makes the comparison another one than it seems to be."""
+    lines: list[str] = []
+    read, written = verdict["test_rows"]["read"], verdict["test_rows"]["in_audit"]
+    if written is not None and read != written:
+        lines.append(
+            f"The file split/test.jsonl holds {read} rows, but the data stage wrote {written}: it was "
+            f"changed or damaged since, so this is not a verdict on the {written} rows that were set "
+            "aside. Delete the split folder and run the same command again."
+        )
+    if verdict["also_in_training"]:
+        lines.append(
+            f"{verdict['also_in_training']} of {verdict['questions']} test questions are also among the "
+            "training rows, as they are or nearly so: on these the tuned model may have learned the answer "
+            "by heart, so the verdict says little about new questions."
+        )
     return lines
 
 
@@ -96,12 +116,6 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
 def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
     primary = verdict["primary"]
     lines: list[str] = []
-    if verdict["also_in_training"]:
-        lines.append(
-            f"{verdict['also_in_training']} of {verdict['questions']} test questions are also among the "
-            "training rows, as they are or nearly so: on these the tuned model may have learned the answer "
-            "by heart."
-        )
     if primary["note"]:
         lines.append(f"On the interval: {primary['note']}.")
     if primary["n"] < FEW_QUESTIONS:

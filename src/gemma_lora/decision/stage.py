@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, median
-from typing import Any
+from typing import Any, cast
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
@@ -20,7 +20,7 @@ from gemma_lora.decision.caveats import caveats
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
-from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json
+from gemma_lora.rundir import RunDir, read_jsonl, read_saved, write_json
 from gemma_lora.verdict import MARGIN, RULE, Estimate, clustered_mean, paired_difference
 from gemma_lora.verdict import decide as rule_of
 
@@ -35,8 +35,9 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     """Pair, estimate, apply the rule; returns what it wrote to verdict.json."""
     folder = run.judgements(judge_slug)
     judgements = read_jsonl(folder / "judgements.jsonl", Judgement, console)
+    test = read_jsonl(run.test_rows, Example, console)
     questions, strangers = pair_up(
-        read_jsonl(run.test_rows, Example, console),
+        test,
         {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
         judgements,
     )
@@ -47,6 +48,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     primary = _compare(complete, OVERALL)
     assert primary is not None  # `complete` holds at least one pair
     arms = {arm: _arm_facts(arm, questions) for arm in ARMS}
+    trained = _also_in_training(run, questions, console)
     verdict: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "verdict": rule_of(_interval(primary), MARGIN),
@@ -61,7 +63,9 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "questions": len(questions),
         "pairs_lost": len(questions) - len(complete),
         "judgements_left_out": strangers,
-        "also_in_training": _also_in_training(run, questions, console),
+        "also_in_training": len(trained),
+        "compared_also_in_training": sum(q.id in trained for q in complete),
+        "test_rows": {"read": len(test), "in_audit": _rows_in_audit(run)},
         "model": config.model.model,
         "starter_model": config.model.model.split("@")[0] == "starter",
         "scope": "this checkpoint (one training run, one seed)",
@@ -136,18 +140,27 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     }
 
 
-def _also_in_training(run: RunDir, questions: Sequence[PairedQuestion], console: Console) -> int:
-    """Test questions whose text or cluster of near-duplicates is among the training rows."""
+def _also_in_training(
+    run: RunDir, questions: Sequence[PairedQuestion], console: Console
+) -> set[str]:
+    """Ids of the test questions whose text or cluster of near-duplicates is among the training rows."""
     rows = read_jsonl(run.train_rows, Example, console)
     clusters = {row.cluster for row in rows}
     texts = {row.prompt for row in rows}
-    return sum(q.cluster in clusters or q.messages in texts for q in questions)
+    return {q.id for q in questions if q.cluster in clusters or q.messages in texts}
+
+
+def _rows_in_audit(run: RunDir) -> int | None:
+    """How many test rows the data stage wrote, as audit.json says; None where it does not."""
+    split: Any = read_saved(run.audit).get("split") if run.audit.exists() else None
+    count: Any = cast(dict[str, Any], split).get("test") if isinstance(split, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
     """judge.json (written by the judge), with name and slug also where the file is absent."""
     path = run.judgements(slug) / "judge.json"
-    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    known = read_saved(path) if path.exists() else {}
     name = str(known.get("name", config.judge.judge))
     facts = {key: value for key, value in known.items() if key != "warnings"}
     return {
@@ -168,7 +181,7 @@ def _saved_warnings(run: RunDir, slug: str) -> list[str]:
     found: list[str] = []
     for file in files:
         if file.exists():
-            found += [str(text) for text in read_json(file).get("warnings", [])]
+            found += [str(text) for text in read_saved(file).get("warnings", [])]
     return found
 
 

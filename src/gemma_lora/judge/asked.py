@@ -18,7 +18,7 @@ from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
-from gemma_lora.judge.replies import NoReply, Rejected, Reply
+from gemma_lora.judge.replies import REJECTED, NoReply, Rejected, Reply, remedy_for
 from gemma_lora.records import DIMENSIONS
 from gemma_lora.rundir import digest
 
@@ -125,7 +125,7 @@ class LlmScorer:
                 self._unheard(str(fault))
                 return Outcome.unscored(f"{NO_REPLY}{fault}", spent)
             except Rejected as fault:
-                return Outcome.unscored(f"the server rejects the request: {fault}", spent)
+                return Outcome.unscored(f"{REJECTED}{fault}", spent)
             self._silent, self._heard = 0, True
             spent += reply.usage
             try:
@@ -156,7 +156,8 @@ class LlmScorer:
                 f"the judge {still}: {self._silent} requests in a row without a reply",
                 where=self._target.name,
                 details=[reason],
-                remedy="run the same command again when it is back: what was judged is kept",
+                remedy=f"{remedy_for(NO_REPLY + reason)}; then run the same command again: what was "
+                "judged is kept",
             )
             self._asker.end(error)
             raise error

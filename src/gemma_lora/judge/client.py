@@ -32,7 +32,7 @@ from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import SCHEMA, Prompt
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.names import Target, key_for
-from gemma_lora.judge.replies import NoReply, Rejected, Reply
+from gemma_lora.judge.replies import CONNECTION, STATUS, TIME_OUT, NoReply, Rejected, Reply
 
 __all__ = ["ServerAsker"]
 
@@ -234,16 +234,16 @@ class ServerAsker:
                 raw: Any = await self._client.chat.completions.with_raw_response.create(**body)
                 return _envelope(raw.http_response, self._scrub)
         except (TimeoutError, openai.APITimeoutError):
-            raise _Passing(f"no answer within {self._config.judge_timeout:g} s") from None
+            raise _Passing(f"{TIME_OUT}{self._config.judge_timeout:g} s") from None
         except openai.APIConnectionError as error:
-            raise _Passing(f"connection failed: {_cause(error)}") from None
+            raise _Passing(f"{CONNECTION}{_cause(error)}") from None
         except openai.APIStatusError as error:
             raise await self._status(error) from None
 
     async def _status(self, error: openai.APIStatusError) -> Exception:
         status, response = error.status_code, error.response
         said = self._scrub(_message(error))
-        what = f"HTTP {status}" + (f": {said}" if said else "")
+        what = f"{STATUS}{status}" + (f": {said}" if said else "")
         if status == 429 and "insufficient_quota" in f"{error.code} {said}":
             return self._end(f"has no credit left ({what})", "check the account's billing")
         if status in (408, 409, 425, 429) or status >= 500:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from gemma_lora.console import Console
 from gemma_lora.judge.items import NO_REPLY, Item, Key, Usage
 from gemma_lora.records import Judgement
-from gemma_lora.rundir import append_jsonl, digest, read_json, read_jsonl, write_json, write_jsonl
+from gemma_lora.rundir import append_jsonl, digest, read_jsonl, read_saved, write_json, write_jsonl
 
 __all__ = ["Ledger", "UsageLine"]
 
@@ -87,7 +87,7 @@ class Ledger:
     def _open(self, identity: dict[str, Any], console: Console) -> None:
         texts = {_name(item.key): item.fields() for item in self._items}
         now = {"identity": digest(identity), "texts": texts}
-        before: dict[str, Any] = read_json(self._inputs) if self._inputs.exists() else {}
+        before = read_saved(self._inputs) if self._inputs.exists() else {}
         rows = read_jsonl(self.judgements, Judgement, console)
         if rows and before.get("identity") != now["identity"]:
             console.note(

@@ -7,8 +7,9 @@ No model, no network; deterministic; labelled everywhere as not an LLM. Scores a
 - relevance: 1 + 9 x the share of the answer's content words that the question or reference has;
 - overall: the mean of the three. Fluency and usefulness stay null.
 
-Without a reference nothing is measured (unscored, with that reason). An empty answer shares nothing
-and gets the lowest measured score. Words of scripts without spaces are compared as character pairs.
+docs/judging.md says how words and content words are found, with an example to recompute. Without a
+reference nothing is measured (unscored, with that reason). An empty answer shares nothing and gets
+the lowest measured score. Words of scripts without spaces are compared as character pairs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Judgements that were recorded earlier, replayed from a JSON-lines file.
 
 A line is one of our own judgements, or any object with `id`, `arm` and the scores (in `scores` or
-beside them) and `overall`. Of several lines with the same id, arm and repeat the last counts, as in
-our own files. A score outside 1 to 10 makes the judgement unscored; an answer that the file does not
-know is unscored too. Refuses files that are not JSON lines, all bad lines at once.
+beside them) and `overall`. Lines that repeat an id, arm and repeat must say the same; only where the
+earlier had no reply does the later count, as in our own files. A score outside 1 to 10 makes the judgement unscored; an answer that the file does not
+know is unscored too. Refuses files that are not JSON lines or contradict themselves, all such lines
+at once.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.errors import JudgeError
-from gemma_lora.judge.items import Item, Key, Outcome
+from gemma_lora.judge.items import NO_REPLY, Item, Key, Outcome
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.rundir import file_digest, read_json
+from gemma_lora.rundir import file_digest, read_saved
 
 __all__ = ["ReplayScorer"]
 
 ABSENT = "not in the replay file"
+RECORDED = "recorded as unscored: "
 
 
 class ReplayScorer:
@@ -52,7 +54,7 @@ def _origin(path: Path) -> bool | None:
     beside = path.parent / "judge.json"
     if path.name != "judgements.jsonl" or not beside.is_file():
         return None
-    value = read_json(beside).get("is_llm")
+    value = read_saved(beside).get("is_llm")
     return value if isinstance(value, bool) else None
 
 
@@ -64,25 +66,61 @@ def _read(path: Path) -> dict[Key, Outcome]:
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"the replay file cannot be read: {error}", where=str(path)) from None
     outcomes: dict[Key, Outcome] = {}
+    places: dict[Key, int] = {}
     faults: list[str] = []
+    conflicts: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            key, outcome = _line(json.loads(line))
+            row: Any = json.loads(line)
+            key, outcome = _line(row)
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {error}")
             continue
-        outcomes[key] = outcome
+        before = outcomes.get(key)
+        if before is not None and before != outcome and not _silent(before):
+            conflicts.append(
+                f"lines {places[key]} and {number}: {_difference(key, before, outcome)}"
+            )
+            continue
+        outcomes[key], places[key] = outcome, number
     if faults or not outcomes:
         raise JudgeError(
             f"{len(faults)} lines are no judgements" if faults else "the replay file is empty",
             where=str(path),
-            details=faults[:10] + ([f"and {len(faults) - 10} more"] if len(faults) > 10 else []),
+            details=_first(faults),
             expected='JSON lines such as {"id": "...", "arm": "base", "scores": {"relevance": 7, ...}, '
             '"overall": 7}',
         )
+    if conflicts:
+        raise JudgeError(
+            f"{len(conflicts)} lines contradict earlier ones on the same answer",
+            where=str(path),
+            details=_first(conflicts),
+            expected="one judgement for each id, arm and repeat",
+            remedy="remove the lines that do not count, or number real repeats with `repeat`",
+        )
     return outcomes
+
+
+def _silent(outcome: Outcome) -> bool:
+    return (outcome.unscored_reason or "").startswith(RECORDED + NO_REPLY)
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines[:10] + ([f"and {len(lines) - 10} more"] if len(lines) > 10 else [])
+
+
+def _difference(key: Key, before: Outcome, after: Outcome) -> str:
+    """Both overall scores, or where these are equal the parts that differ."""
+    name, arm, repeat = key
+    which = f"{name} {arm}" + (f" repeat {repeat}" if repeat else "")
+    if before.overall != after.overall:
+        said = ["unscored" if o.overall is None else f"{o.overall:g}" for o in (before, after)]
+        return f"{which}: overall {said[0]}, then {said[1]}"
+    parts = [part for part in DIMENSIONS if before.scores[part] != after.scores[part]]
+    return f"{which}: other {', '.join(parts) or 'words'}"
 
 
 def _line(value: Any) -> tuple[Key, Outcome]:
@@ -101,7 +139,7 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     reason = row.get("unscored_reason")
     if reason:
         # the way to the file is whole, so this is final whatever the reason was then
-        return Outcome.unscored(f"recorded as unscored: {reason}")
+        return Outcome.unscored(f"{RECORDED}{reason}")
     source = row.get("scores", row)
     if not isinstance(source, dict):
         return Outcome.unscored("the recorded scores are not an object")

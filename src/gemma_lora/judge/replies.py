@@ -1,15 +1,48 @@
 """What one request to a language model ends in: a reply (usable or not), silence, or a refusal.
 
-Shared by the ways of asking (`client`, `hf`) and by what reads the replies (`asked`).
+Shared by the ways of asking (`client`, `hf`) and by what reads the replies (`asked`). An unscored
+answer keeps its reason as text, in these words, from which `remedy_for` tells what helps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gemma_lora.judge.items import Usage
+from gemma_lora.judge.items import NO_REPLY, Usage
 
-__all__ = ["NoReply", "Rejected", "Reply"]
+__all__ = [
+    "CONNECTION",
+    "REJECTED",
+    "STATUS",
+    "TIME_OUT",
+    "NoReply",
+    "Rejected",
+    "Reply",
+    "remedy_for",
+]
+
+CONNECTION = "connection failed: "
+TIME_OUT = "no answer within "
+STATUS = "HTTP "
+REJECTED = "the server rejects the request: "
+
+_ENDPOINT = "check that the address is an OpenAI-compatible endpoint (it usually ends in /v1)"
+
+
+def remedy_for(reason: str) -> str:
+    """What to do about an unscored answer, from its reason."""
+    if reason.startswith(REJECTED):
+        return f"{_ENDPOINT} and that it serves this model"
+    if not reason.startswith(NO_REPLY):
+        return "choose a judge that follows instructions, or raise --judge-max-tokens"
+    way = reason.removeprefix(NO_REPLY)
+    if way.startswith(CONNECTION):
+        return "start the server, or check its address and port"
+    if way.startswith(TIME_OUT):
+        return "raise --judge-timeout; if the server never answers, check its address and its load"
+    if way.startswith(STATUS):
+        return "wait a while, or lower --judge-concurrency"
+    return _ENDPOINT
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from gemma_lora.judge.ledger import Ledger
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.replay import ReplayScorer
+from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import ARMS, Judgement, Message
-from gemma_lora.rundir import RunDir, digest, read_json, write_json
+from gemma_lora.rundir import RunDir, digest, read_saved, write_json
 
 __all__ = ["fingerprint", "judge", "probe"]
 
@@ -106,9 +107,7 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
             expected="one JSON object with reasoning and six integer scores"
             if not unreachable
             else None,
-            remedy="start the server, or check its address and port"
-            if unreachable
-            else "choose a judge that follows instructions, or raise --judge-max-tokens",
+            remedy=remedy_for(reason) + ("; then run the same command again" if unreachable else ""),
         )
 
     run_async(work)
@@ -181,7 +180,7 @@ def _facts(
 ) -> dict[str, Any]:
     """The content of judge.json; facts of the judge that this call did not learn stay as they were."""
     path = folder / "judge.json"
-    before: dict[str, Any] = read_json(path) if path.exists() else {}
+    before = read_saved(path) if path.exists() else {}
     seen = scorer.facts()
     same = before.get("identity") == digest(scorer.identity())
     kept = {k: v if v or not same else before.get(k, v) for k, v in seen.items()}
@@ -238,12 +237,14 @@ def _require_some(target: Target, rows: list[Judgement]) -> None:
     if not empty:
         return
     reasons = Counter(row.unscored_reason for row in rows if row.unscored_reason)
-    again = any((row.unscored_reason or "").startswith(NO_REPLY) for row in rows)
+    silent = next(
+        (reason for reason, _ in reasons.most_common() if reason.startswith(NO_REPLY)), None
+    )
     raise JudgeError(
         f"not one {' and not one '.join(empty)} answer could be scored",
         where=target.name,
         details=[f"{count} x {reason}" for reason, count in reasons.most_common(5)],
-        remedy="run the same command again: only the missing ones are asked"
-        if again
+        remedy=f"{remedy_for(silent)}; then run the same command again: only the missing ones are asked"
+        if silent
         else "judge with another judge (--judge)",
     )

@@ -19,6 +19,7 @@ __all__ = ["check_base_folder", "read_config", "read_object", "safetensors_heade
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
 MAX_JSON = 64 * 2**20
 MAX_HEADER = 100 * 2**20
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
@@ -123,14 +124,18 @@ def safetensors_header(file: Path) -> dict[str, Any]:
                     "is a pickle or an archive under the name of safetensors", where=str(file)
                 )
             if not 2 <= length <= min(MAX_HEADER, status.st_size - 8):
-                raise ModelError("is damaged or not a safetensors file", where=str(file))
+                raise ModelError(
+                    "is damaged or not a safetensors file", where=str(file), remedy=_anew(file)
+                )
             header = json.loads(stream.read(length))
     except FileNotFoundError:
         raise ModelError("there is no such file", where=str(file)) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"is not a readable safetensors file: {error}", where=str(file)) from None
+        raise ModelError(
+            f"is not a readable safetensors file: {error}", where=str(file), remedy=_anew(file)
+        ) from None
     if not isinstance(header, dict):
-        raise ModelError("is not a safetensors file", where=str(file))
+        raise ModelError("is not a safetensors file", where=str(file), remedy=_anew(file))
     entries = cast(dict[str, Any], header)
     entries.pop("__metadata__", None)
     ends = [entry["data_offsets"][1] for entry in entries.values() if isinstance(entry, dict)]
@@ -139,9 +144,19 @@ def safetensors_header(file: Path) -> dict[str, Any]:
             f"is cut off or has extra bytes: {status.st_size:,} bytes, "
             f"its header says {max(ends) + 8 + length:,}",
             where=str(file),
-            remedy="fetch the file again",
+            remedy=_anew(file),
         )
     return entries
+
+
+def _anew(file: Path) -> str:
+    """How to come by a whole file in place of a damaged one."""
+    if file.name == ADAPTER:
+        return (
+            "the adapter is damaged; run the same `gemma-lora run` command again to make it anew, "
+            "or fetch it again if it came from elsewhere"
+        )
+    return "fetch the file again"
 
 
 def _indexed(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.report.wording import label
-from gemma_lora.rundir import RunDir, read_json, read_jsonl
+from gemma_lora.rundir import RunDir, read_jsonl, read_saved
 
 __all__ = ["Material", "Row", "collect", "facts"]
 
@@ -257,4 +257,4 @@ def _worst_first(row: Row) -> tuple[bool, float, int]:
 
 def _optional(run: RunDir, name: str) -> dict[str, Any]:
     path = run.root / name
-    return read_json(path) if path.exists() else {}
+    return read_saved(path) if path.exists() else {}

@@ -18,11 +18,13 @@ from gemma_lora.report.wording import (
     clean,
     headline,
     interval,
+    measures,
     p_value,
     points,
     score,
     sentence,
     tally,
+    warnings,
 )
 
 __all__ = ["markdown"]
@@ -37,11 +39,12 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         _inline(headline(verdict)) + ".",
         _inline(sentence(verdict)) + " " + tally(verdict),
         "## What to know before relying on this",
-        "\n".join(f"- {_inline(text)}" for text in verdict["warnings"]) or "Nothing.",
+        "\n".join(f"- {_inline(text)}" for text in warnings(verdict)) or "Nothing.",
         "## Scores",
         _scores(verdict),
         _missing(verdict),
         f"Rule: {verdict['rule']}",
+        _inline(measures(verdict) or ""),
         "## Answers",
         _answers(material.rows, material.digits),
         "## Training",

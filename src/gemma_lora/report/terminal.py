@@ -1,9 +1,11 @@
-"""The results table for the terminal, at most 25 lines."""
+"""The results table for the terminal, at most 25 lines, each wrapped to the width and none cut off.
+
+Of more warnings than fit, the gravest are shown, each in full, and the rest are counted.
+"""
 
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report.wording import clean, headline, interval, p_value, points, score
+from gemma_lora.report.wording import (
+    clean,
+    headline,
+    interval,
+    p_value,
+    points,
+    score,
+    warnings,
+)
 
 __all__ = ["summary"]
 
@@ -21,7 +31,7 @@ _MAX_LINES = 25
 
 
 def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = False) -> str:
-    """Means and differences by dimension, verdict, wins and losses, missing scores, a line a warning."""
+    """Means and differences by dimension, verdict, wins and losses, missing scores, warnings."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("", "base", "tuned", "difference", "95 % interval", "p"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
@@ -42,18 +52,18 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     word = verdict["verdict"]
     style = {"better": "bold green", "worse": "bold red"}.get(word, "bold yellow")
     line = Text.assemble("verdict: ", (word, style), f". {headline(verdict)}.")
-    console.print(line, no_wrap=True, overflow="ellipsis")
+    console.print(line)
     counts, missing = verdict["win_tie_loss"], verdict["unscored"]
+    seen = verdict["compared_also_in_training"]
+    known = f" ({seen} also in the training rows)" if seen else ""
     console.print(
-        f"{verdict['primary']['n']} questions compared; tuned wins {counts['win']}, "
+        f"{verdict['primary']['n']} questions compared{known}; tuned wins {counts['win']}, "
         f"ties {counts['tie']}, losses {counts['loss']}; "
         f"unscored: base {missing['base']}, tuned {missing['tuned']}"
     )
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
-    console.print(
-        Text(str(clean(f"judge: {judge['name']}{note}"))), no_wrap=True, overflow="ellipsis"
-    )
+    console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 
@@ -72,16 +82,15 @@ def _cells(name: str, row: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def _warnings(verdict: Mapping[str, Any], console: RichConsole, room: int) -> None:
-    """A line each at least; in full, over several lines, while there is room, gravest first."""
-    warnings = [str(clean(text)).replace("\n", " ") for text in verdict["warnings"]]
-    shown = warnings if len(warnings) <= room else warnings[: room - 1]
-    spare = room - len(warnings)
-    for text in shown:
-        lines = textwrap.wrap(f"! {text}", console.width, subsequent_indent="  ")
-        if len(lines) - 1 <= spare:
-            spare -= len(lines) - 1
-            console.print(Text("\n".join(lines)))
-        else:
-            console.print(Text(f"! {text}"), no_wrap=True, overflow="ellipsis")
-    if len(shown) < len(warnings):
-        console.print(f"! {len(warnings) - len(shown)} more warnings are in the report")
+    """In full, gravest first, as many as fit into `room` lines; the first one always."""
+    told = [str(clean(text)).replace("\n", " ") for text in warnings(verdict)]
+    for number, text in enumerate(told):
+        # by the columns that it takes on the screen: wide characters count twice
+        lines = Text(text).wrap(console, console.width - 2)
+        below = number + 1 < len(told)  # keep a line for the count of the others
+        if number and len(lines) + below > room:
+            console.print(f"! {len(told) - number} more warnings are in the report")
+            return
+        room -= len(lines)
+        for place, line in enumerate(lines):
+            console.print(Text("  " if place else "! ") + line)

@@ -14,11 +14,13 @@ __all__ = [
     "headline",
     "interval",
     "label",
+    "measures",
     "p_value",
     "points",
     "score",
     "sentence",
     "tally",
+    "warnings",
 ]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
@@ -39,6 +41,17 @@ _OVERLAP_HEADLINES = {
     "inconclusive": "These answers do not show whether the tuned model comes closer to the reference answers",
 }
 
+_LEXICAL = (
+    "How `lexical` measures: a word is a run of letters, marks and numbers, case-folded, not stemmed; "
+    "content words are the different words of a text less the function words (articles, pronouns, "
+    "prepositions, auxiliaries) of the one language whose list matches question and reference best. "
+    "Relevance is 1 + 9 x the share of the answer's content words that the question (its user turns) or "
+    "the reference has; completeness is 1 + 9 x the share of the reference's content words that the "
+    "answer has; accuracy is 1 + 9 x chrF / 100 of the answer against the reference; overall is the mean "
+    "of the three. The counts stand beside each answer; the lists of function words and an example are in "
+    "docs/judging.md."
+)
+
 
 def headline(verdict: Mapping[str, Any]) -> str:
     """The verdict as a clause, without a full stop; overlap with a reference is not called quality."""
@@ -49,7 +62,6 @@ def headline(verdict: Mapping[str, Any]) -> str:
 def sentence(verdict: Mapping[str, Any]) -> str:
     """The primary comparison with its numbers."""
     primary, judge = verdict["primary"], verdict["judge"]
-    questions = "question" if primary["n"] == 1 else "questions"
     span = (
         f"95 % interval {interval(primary['ci95'])}" if primary["ci95"] else "no interval possible"
     )
@@ -59,10 +71,25 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         else judge["name"]
     )
     return (
-        f"On {primary['n']} unseen {questions} the tuned model scored {score(primary['tuned_mean'])} "
+        f"On {_questions(verdict)} the tuned model scored {score(primary['tuned_mean'])} "
         f"against {score(primary['base_mean'])} for the base model, on a scale of 1 to 10: "
         f"a difference of {points(primary['difference'])} ({span}), judged by {by}."
     )
+
+
+def _questions(verdict: Mapping[str, Any]) -> str:
+    """`12 unseen questions`; of a training row nobody may say that the model has not seen it."""
+    count, seen = verdict["primary"]["n"], verdict["compared_also_in_training"]
+    noun = "question" if count == 1 else "questions"
+    if not seen:
+        return f"{count} unseen {noun}"
+    which = f"{seen} of which {'is' if seen == 1 else 'are'}" if count > 1 else "which is"
+    return f"{count} {noun}, {which} also in the training rows,"
+
+
+def measures(verdict: Mapping[str, Any]) -> str | None:
+    """How a judge that only compares words comes to its scores; None for every other judge."""
+    return _LEXICAL if verdict["judge"]["kind"] == "lexical" else None
 
 
 def tally(verdict: Mapping[str, Any]) -> str:
@@ -72,6 +99,19 @@ def tally(verdict: Mapping[str, Any]) -> str:
         f"Question by question, the tuned answer scored higher on {counts['win']}, "
         f"the same on {counts['tie']} and lower on {counts['loss']}."
     )
+
+
+def warnings(verdict: Mapping[str, Any]) -> list[str]:
+    """What the stages and the decision warn of, each as a sentence, gravest first."""
+    return [_as_sentence(str(text)) for text in verdict["warnings"]]
+
+
+def _as_sentence(text: str) -> str:
+    """Capital letter first and a full stop last; a first word that is a name (`fp16`, a path) stays."""
+    text = text.strip()
+    if re.fullmatch(r"[^\W\d_]+(?:['\u2019]\w+)?[,:;]?", text.partition(" ")[0]):
+        text = text[:1].upper() + text[1:]
+    return text if not text or text[-1] in ".!?…。！？" else f"{text}."
 
 
 def score(value: float | None, digits: int = 2) -> str:

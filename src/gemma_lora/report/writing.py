@@ -78,6 +78,8 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         headline=wording.headline(verdict),
         sentence=wording.sentence(verdict),
         tally=wording.tally(verdict),
+        warnings=wording.warnings(verdict),
+        measures=wording.measures(verdict),
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "decision": 5,
     "report": 6,
     "provenance": 6,
+    "continuing": 2,
     "pipeline": 7,
     "cli": 8,
 }

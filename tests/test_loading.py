@@ -93,10 +93,28 @@ def test_settings_that_exclude_each_other() -> None:
     assert "--messages-column excludes" in str(error)
 
 
-def test_no_value_of_a_setting_is_swallowed_by_yaml(tmp_path: Path) -> None:
-    """`no` is false and `007` is seven in YAML: neither may become a column's name silently."""
-    for text in ("data: {question_column: no}\n", "data: {question_column: 007}\n"):
-        assert "data.question_column" in str(fault(write(tmp_path, text)))
+def test_scalars_are_the_text_they_were_written_as(tmp_path: Path) -> None:
+    """In YAML 1.1 `no` is false, `yes` one and `010` eight: no setting may turn into that silently."""
+    config = load_config(write(tmp_path, "data: {question_column: no, test_rows: 010}\n"))
+    assert config.data.question_column == "no"
+    assert config.data.test_rows == 10
+    text = "train: {epochs: yes, batch: true, patience: off}\nanswer: {temperature: no}\nlora: 3\n"
+    said = str(fault(write(tmp_path, text)))
+    for place in ("train.epochs", "train.batch", "train.patience", "answer.temperature"):
+        assert place in said
+    assert "lora: must be a section" in said
+    assert (
+        load_config(
+            write(tmp_path, "train: {gradient_checkpointing: true}\n")
+        ).train.gradient_checkpointing
+        is True
+    )
+    assert (
+        load_config(
+            write(tmp_path, "train: {learning_rate: null, eval_steps: ~}\n")
+        ).train.eval_steps
+        is None
+    )
 
 
 @given(

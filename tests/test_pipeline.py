@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -229,15 +231,81 @@ def test_too_little_room_is_found_before_the_start(
 # ---------------------------------------------------------------------- running again
 
 
-def test_a_split_that_changed_trains_again_and_says_so(copy: Path, cli: CliServer) -> None:
-    rows = (copy / "split/train.jsonl").read_text().splitlines(keepends=True)
-    (copy / "split/train.jsonl").write_text("".join(rows[:-1]))
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("split/train.jsonl", "data"),
+        ("split/test.jsonl", "data"),
+        ("adapter/adapter_config.json", "train"),
+        ("adapter/adapter_model.safetensors", "train"),
+        ("answers/test/tuned.jsonl", "answer"),
+        ("judgements/lexical/judgements.jsonl", "judge-lexical"),
+        ("judgements/lexical/judge.json", "judge-lexical"),
+    ],
+)
+@pytest.mark.parametrize("how", ["cut", "edited", "deleted"])
+def test_a_damaged_result_is_made_anew(
+    name: str, stage: str, how: str, copy: Path, cli: CliServer
+) -> None:
+    """Half a split, an edited score: never a verdict on it; what depends on it stays the same."""
+    before, verdict = (copy / name).read_bytes(), numbers(copy)
+    if how == "cut":
+        (copy / name).write_bytes(before[: len(before) // 2])
+    elif how == "edited":
+        (copy / name).write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
+    else:
+        (copy / name).unlink()
     done = cli.run(command("run"), cwd=copy.parent)
     assert done.code == 0, done.err
-    assert "[data] done before" in done.err
-    assert "[train] runs again: train rows changed" in done.err
-    assert "[answer] runs again: adapter changed" in done.err
-    assert "[judge-lexical] runs again: tuned answers changed" in done.err
+    word = "is missing" if how == "deleted" else "was changed or damaged"
+    assert f"[{stage}] runs again: {name} {word}" in done.err
+    assert done.err.count("runs again") == 1
+    if not name.endswith("judge.json"):  # it tells the time
+        assert (copy / name).read_bytes() == before
+    assert numbers(copy) == verdict
+
+
+def test_single_commands_refuse_damage_with_the_way_out(copy: Path, cli: CliServer) -> None:
+    weights = copy / "adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for argv in (["answer", "run"], ["judge", "run"], ["chat", "run"]):
+        done = cli.run(argv, cwd=copy.parent)
+        assert done.code == 2
+        assert "adapter/adapter_model.safetensors was changed or damaged" in done.err
+        assert "gemma-lora run" in done.err
+    assert (copy / "answers/test/tuned.jsonl").is_file()
+
+
+def test_damaged_stamps_make_stages_run_again(copy: Path, cli: CliServer) -> None:
+    verdict = numbers(copy)
+    (copy / ".stamps/train.json").write_text('{"inputs": ')
+    (copy / ".stamps/answer.json").write_text("[]")
+    done = cli.run(command("run"), cwd=copy.parent)
+    assert done.code == 0, done.err
+    assert "[train] runs again: its stamp is damaged" in done.err
+    assert "[answer] runs again: its stamp is damaged" in done.err
+    assert numbers(copy) == verdict
+    (copy / ".stamps/identity.json").write_text("[]")
+    done = cli.run(command("run"), cwd=copy.parent)
+    assert done.code == 2
+    assert "identity.json: is damaged" in done.err
+
+
+def test_an_edited_configuration_is_refused(copy: Path, cli: CliServer) -> None:
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("rank: ", "rank: 1"))
+    done = cli.run(["judge", "run"], cwd=copy.parent)
+    assert done.code == 2
+    assert "was edited after the run was made" in done.err
+    assert "lora.rank: was" in done.err
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(copy: Path, cli: CliServer) -> None:
+    for flags in (["--targets", "foo"], ["--judge", "nonsense"], ["--report-to", "nothing"]):
+        done = cli.run(command("fresh", *flags), cwd=copy.parent)
+        assert done.code in (2, 3, 4), done.err
+        assert "[data]" not in done.err
+        assert not (copy.parent / "fresh").exists()
 
 
 def test_other_base_weights_train_again(copy: Path, cli: CliServer) -> None:
@@ -248,17 +316,6 @@ def test_other_base_weights_train_again(copy: Path, cli: CliServer) -> None:
     done = cli.run(command("run"), cwd=copy.parent)
     assert done.code == 0, done.err
     assert "[train] runs again: base model changed" in done.err
-
-
-def test_a_deleted_adapter_is_made_again(copy: Path, cli: CliServer) -> None:
-    before, verdict = (copy / "adapter/adapter_model.safetensors").read_bytes(), numbers(copy)
-    shutil.rmtree(copy / "adapter")
-    done = cli.run(command("run"), cwd=copy.parent)
-    assert done.code == 0, done.err
-    assert "[train] runs again: adapter_model.safetensors is missing" in done.err
-    assert (copy / "adapter/adapter_model.safetensors").read_bytes() == before
-    assert "[answer] done before" in done.err
-    assert numbers(copy) == verdict
 
 
 @pytest.mark.parametrize(
@@ -277,15 +334,13 @@ def test_a_torn_last_line_is_made_anew(name: str, copy: Path, cli: CliServer) ->
     assert numbers(copy) == verdict
 
 
-def test_other_answer_settings_answer_again(copy: Path, cli: CliServer) -> None:
+def test_other_answer_settings_need_another_folder(copy: Path, cli: CliServer) -> None:
+    """The verdict is of the answers that were judged; they cannot be replaced under it."""
+    before = (copy / "answers/test/base.jsonl").read_bytes()
     done = cli.run(["answer", "run", "--max-new-tokens", "3"], cwd=copy.parent)
-    assert done.code == 0, done.err
-    assert "[answer] runs again: answer settings changed" in done.err
-    rows = [json.loads(line) for line in (copy / "answers/test/base.jsonl").open("rb")]
-    assert {row["tokens"] for row in rows} <= {0, 1, 2, 3}
-    done = cli.run(command("run"), cwd=copy.parent)
-    assert done.code == 0, done.err
-    assert "answer settings changed" in done.err
+    assert done.code == 2
+    assert "made with other settings" in done.err
+    assert (copy / "answers/test/base.jsonl").read_bytes() == before
 
 
 def test_stages_one_by_one_are_the_run(place: Path, first: Done, cli: CliServer) -> None:
@@ -366,7 +421,8 @@ MAY_READ_TEST_ROWS = (
     "gemma_lora.decision",
     "gemma_lora.report",
     "gemma_lora.provenance",  # their digest
-    "gemma_lora.pipeline",  # their digest, for the stamp of the answers
+    "gemma_lora.pipeline",  # their digest, for the stamps
+    "gemma_lora.continuing",
 )
 
 
@@ -395,8 +451,13 @@ def test_training_without_test_rows_gives_the_same_adapter(copy: Path, cli: CliS
     for name in ("adapter", "checkpoints", "answers", "judgements"):
         shutil.rmtree(copy / name)
     (copy / "split/test.jsonl").write_text("nonsense\n")
-    done = cli.run(["train", *command("run")[1:]], cwd=copy.parent)
-    assert done.code == 0, done.err
+    code = (
+        "from pathlib import Path; from gemma_lora.train import train; "
+        "from gemma_lora.console import Console; from gemma_lora.loading import load_config; "
+        "from gemma_lora.rundir import RunDir; "
+        "train(load_config(Path('run/config.yaml')), RunDir(Path('run')), Console(quiet=True))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=copy.parent, check=True)
     assert (copy / "adapter/adapter_model.safetensors").read_bytes() == before
 
 

@@ -14,14 +14,14 @@ import pytest
 from gemma_lora import __version__
 from gemma_lora.config import Config, DataConfig
 from gemma_lora.provenance import gather
-from gemma_lora.rundir import RunDir, file_digest, write_text
+from gemma_lora.rundir import RunDir, file_digest, write_json, write_text
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "run")
     write_text(run.test_rows, "{}\n")
-    run.write_stamp("identity", {"data": {"path": "ab" * 32, "test": None}})  # type: ignore[dict-item]
+    write_json(run.stamp_path("identity"), {"data": {"path": "ab" * 32, "test": None}})
     return run
 
 

@@ -307,9 +307,12 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
             help="exit with code 10 if the verdict is another one",
         )
     parser.add_argument("--quiet", action="store_true", help="warnings and the result only")
-    parser.add_argument(
-        "--json", action="store_true", help="the result as one JSON object on stdout"
-    )
+    if command.name == "chat":
+        parser.set_defaults(json=False)  # a conversation has no one result
+    else:
+        parser.add_argument(
+            "--json", action="store_true", help="the result as one JSON object on stdout"
+        )
     parser.add_argument("--debug", action="store_true", help="tracebacks instead of short messages")
     names: list[str] = []
     groups: dict[str, Any] = {}

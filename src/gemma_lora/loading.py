@@ -92,7 +92,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from None
     try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"is not valid YAML: {error}", where=str(file)) from None
     if tree is None:
@@ -111,8 +111,17 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     }
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; a config must not drop a setting silently."""
+class _TextLoader(yaml.SafeLoader):
+    """Scalars stay text (only null is resolved), as flags are, and pydantic gives both their type.
+
+    YAML 1.1 would make `epochs: yes` true, hence 1, and `test_rows: 010` eight. PyYAML also keeps
+    the last of two equal keys; a config must not drop a setting silently.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
@@ -141,6 +150,8 @@ def _describe(entry: Any, from_flag: set[str], file: Path | None) -> str:
     if entry["type"] == "extra_forbidden":
         close = _similar(place)
         return f"{place}: there is no such setting" + (f"; did you mean {close}?" if close else "")
+    if entry["type"] in ("model_type", "model_attributes_type"):
+        return f"{place}: must be a section of settings, such as `{place}: {{name: value}}`"
     name = next((p for p in known if place == p or place.startswith(p + ".")), place)
     shown = known[name].flag if name in from_flag and name in known else name
     if not place:

@@ -2,46 +2,50 @@
 
     data -> train -> answer -> judge -> report
 
-Each stage reads and writes files of one run folder only. When it is complete, a stamp with the
-hashes of its inputs is written; on the next start a stage whose stamp still fits is skipped, and one
-whose inputs changed runs again and says so. `preflight` tries before training what later stages need.
-Refuses a folder made from another configuration or other data, with the difference.
+Each stage reads and writes files of one run folder only; `continuing` decides which stages are done
+and whose folder it is. Before anything is claimed or trained, `_preflight` tries what later stages
+need: the model, its layers, device and precision, trackers, room on the disk, the judge.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gemma_lora import decision, provenance, report
 from gemma_lora import judge as judging
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.continuing import (
+    claim,
+    claimed,
+    deciding,
+    identity,
+    is_done,
+    need_whole,
+    open_run,
+    stage,
+)
 from gemma_lora.errors import ConfigError, DataError, EnvironmentFault, GateNotMet
-from gemma_lora.loading import dump, leaves, load_config
-from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json, write_text
+from gemma_lora.loading import load_config
+from gemma_lora.records import ARMS
+from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json
 
 __all__ = ["answer", "audit", "chat", "judge", "open_run", "require", "run", "run_folder", "train"]
-
-OPERATIONAL = frozenset(
-    {"judge_concurrency", "judge_timeout", "judge_retries", "price_input", "price_output"}
-    | {"answer_batch", "report_to"}
-)
-"""Settings that change how fast or how visibly a run works, never its result."""
 
 
 def run(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """The whole pipeline into one folder; returns the verdict with the paths of the reports."""
     folder = run_folder(config, out)
-    with _own(config, folder) as run_dir:
+    with claimed(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
         base = _preflight(config, run_dir, console)
+        claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
         _answer_stage(config, run_dir, console, base)
@@ -51,12 +55,12 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
 def train(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """The data and training stages only; returns training.json."""
     folder = run_folder(config, out)
-    with _own(config, folder) as run_dir:
+    with claimed(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        _need_disk(run_dir)
-        base = _inspect_base(config, console)
+        base = _preflight(config, run_dir, console, judged=False)
+        claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
         write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
@@ -66,8 +70,19 @@ def train(config: Config, console: Console, *, out: Path | None = None) -> dict[
 def answer(
     run_dir: RunDir, config: Config, console: Console, *, questions: Path | None = None
 ) -> dict[str, Any]:
-    """Answers of both arms for the test rows, or for the rows of `questions`."""
+    """Answers of both arms for the test rows, or for the rows of `questions`.
+
+    Those for the test rows belong to the verdict, so they take the run's own settings only.
+    """
+    own = load_config(run_dir.config)
+    if questions is None and deciding(config, "answer") != deciding(own, "answer"):
+        raise ConfigError(
+            "the answers to the test rows were made with other settings, and the verdict is of these",
+            where=str(run_dir.root),
+            remedy="run with the new settings into another folder (--out), or name your own --questions",
+        )
     with run_dir.lock():
+        need_whole(("data", "train"), run_dir, _run_again(own, run_dir))
         if questions is None:
             _answer_stage(config, run_dir, console, _inspect_base(config, console))
             return {"answers": str(run_dir.answers("base").parent)}
@@ -79,13 +94,8 @@ def answer(
 def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     """Judgements, verdict and report with `config.judge`; another judge's stand beside the first."""
     with run_dir.lock():
-        for arm in ("base", "tuned"):
-            if not run_dir.answers(arm).is_file():
-                raise DataError(
-                    f"there are no {arm} answers",
-                    where=str(run_dir.root),
-                    remedy=f"gemma-lora answer {run_dir.root}",
-                )
+        need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
+        need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
         _tell_where_data_goes(config, console)
         if not _judged(config, run_dir):
             judging.probe(config.judge, console)
@@ -97,7 +107,15 @@ def chat(run_dir: RunDir, config: Config, console: Console) -> None:
     """Talk to the run's models in the terminal; reads stdin, writes nothing to the folder."""
     from gemma_lora.chat import chat as talk
 
+    need_whole(("train",), run_dir, _run_again(config, run_dir))
     talk(config, run_dir, console)
+
+
+def _run_again(config: Config, run_dir: RunDir) -> str:
+    return (
+        f"gemma-lora run {config.data.path} --config {run_dir.config} --out {run_dir.root} "
+        "makes anew what is missing or damaged"
+    )
 
 
 def audit(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
@@ -109,20 +127,9 @@ def audit(config: Config, console: Console, *, out: Path | None = None) -> dict[
     fmt = model.load_format(model.resolve(config.model.model))
     if out is None:
         return auditing.audit(config, fmt, console)
-    with _own(config, out) as run_dir:
+    with claimed(config, out) as run_dir:
+        claim(config, run_dir)
         return auditing.prepare(config, fmt, run_dir, console)
-
-
-def open_run(folder: Path, flags: Mapping[str, Any]) -> tuple[RunDir, Config]:
-    """An existing run folder and its configuration with `flags` on top."""
-    run_dir = RunDir(folder)
-    if not run_dir.config.is_file():
-        raise ConfigError(
-            "is not a run folder (it has no config.yaml)",
-            where=str(folder),
-            remedy="name the folder that `gemma-lora run` printed",
-        )
-    return run_dir, load_config(run_dir.config, flags)
 
 
 def require(verdict: Mapping[str, Any], wanted: str | None) -> None:
@@ -139,7 +146,7 @@ def run_folder(config: Config, out: Path | None) -> Path:
     if out is not None:
         return out
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "data"
-    return Path("runs") / f"{name[:60]}-{digest(_identity(config))[:8]}"
+    return Path("runs") / f"{name[:60]}-{digest(identity(config))[:8]}"
 
 
 def _need_data(config: Config) -> Path:
@@ -159,109 +166,40 @@ def _need_data(config: Config) -> Path:
     return path
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    """What makes two runs the same run: all settings that decide results, and the data's bytes."""
-    sections = {leaf.section for leaf in leaves() if leaf.section}
-    tree: dict[str, Any] = {name: _deciding(config, name) for name in sorted(sections)}
-    tree["seed"] = config.seed
-    for key in ("path", "test"):
-        if tree["data"][key] is not None:
-            tree["data"][key] = file_digest(Path(tree["data"][key]))
-    return tree
-
-
-def _deciding(config: Config, section: str) -> dict[str, Any]:
-    """The settings of one section that decide results."""
-    tree = getattr(config, section).model_dump(mode="json")
-    return {name: value for name, value in tree.items() if name not in OPERATIONAL}
-
-
-@contextmanager
-def _own(config: Config, folder: Path) -> Generator[RunDir]:
-    """The folder, locked and claimed for `config`; a folder that is not ours is left as it is."""
-    run_dir = RunDir(folder)
-    if folder.exists() and not run_dir.stamp_path("identity").exists():
-        if not folder.is_dir():
-            raise ConfigError(
-                "is not a folder", where=str(folder), remedy="choose another folder with --out"
-            )
-        # what a process killed at its very start leaves behind is no reason to refuse
-        if any(path.name not in (".lock", ".stamps") for path in folder.iterdir()):
-            raise ConfigError(
-                "the folder is not empty and is not a run folder",
-                where=str(folder),
-                remedy="choose another folder with --out",
-            )
-    with run_dir.lock():
-        _claim(config, run_dir)
-        yield run_dir
-
-
-def _claim(config: Config, run_dir: RunDir) -> None:
-    """Write config.yaml into a new folder; stop where the folder belongs to another run."""
-    marker = run_dir.stamp_path("identity")
-    mine = _identity(config)
-    if marker.exists():
-        theirs = read_json(marker)
-        differences = _differences(theirs, mine)
-        if differences:
-            raise ConfigError(
-                "this folder was made from another configuration or other data",
-                where=str(run_dir.root),
-                details=differences,
-                remedy="choose another folder with --out, or leave --out away"
-                + (
-                    f"; for another judge: gemma-lora judge {run_dir.root} --judge {config.judge.judge}"
-                    if any(d.startswith("judge.") for d in differences)
-                    else ""
-                ),
-            )
-    else:
-        write_json(marker, mine)
-    write_text(run_dir.config, dump(config))
-
-
-def _differences(theirs: Any, mine: Any) -> list[str]:
-    lines: list[str] = []
-    for section in sorted({*theirs, *mine}):
-        old, new = theirs.get(section), mine.get(section)
-        if isinstance(old, dict) and isinstance(new, dict):
-            a, b = cast(dict[str, Any], old), cast(dict[str, Any], new)
-            for name in sorted({*a, *b}):
-                if a.get(name) == b.get(name):
-                    continue
-                if section == "data" and name in ("path", "test") and a.get(name) and b.get(name):
-                    lines.append(f"data.{name}: the file's content is another one")
-                else:
-                    lines.append(f"{section}.{name}: was {a.get(name)!r}, is {b.get(name)!r}")
-        elif old != new:
-            lines.append(f"{section}: was {old!r}, is {new!r}")
-    return lines
-
-
-def _preflight(config: Config, run_dir: RunDir, console: Console) -> dict[str, Any]:
-    """Try what later stages need, before hours are spent: model, room on the disk, judge."""
+def _preflight(
+    config: Config, run_dir: RunDir, console: Console, *, judged: bool = True
+) -> dict[str, Any]:
+    """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
     _need_disk(run_dir)
     base = _inspect_base(config, console)
-    if not _judged(config, run_dir):
+    if not is_done("train", run_dir, {}):
+        _try_training_settings(config)
+    if judged and not _judged(config, run_dir):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
     return base
 
 
+def _try_training_settings(config: Config) -> None:
+    """Device, precision, target layers and trackers, which training would refuse much later."""
+    from gemma_lora import model
+    from gemma_lora.train import need_trackers
+
+    ref = model.resolve(config.model.model)
+    device = model.decide_device(config.model)
+    model.decide_precision(config.model, device, model.check_access(ref))
+    model.check_targets(ref, config.lora.targets)
+    need_trackers(config.train.report_to)
+
+
 def _judged(config: Config, run_dir: RunDir) -> bool:
     """Whether the judge has nothing left to do, so that asking it once more would only cost."""
-    slug = judging.slug(config.judge.judge)
-    outputs = [
-        run_dir.adapter / "adapter_model.safetensors",
-        run_dir.answers("base"),
-        run_dir.answers("tuned"),
-        run_dir.judgements(slug) / "judgements.jsonl",
-    ]
-    if not all(path.is_file() for path in outputs):
+    if not all(run_dir.answers(arm).is_file() for arm in ARMS):
         return False
-    return run_dir.stamp(f"judge-{slug}") == _judge_inputs(config, run_dir)
+    name = f"judge-{judging.slug(config.judge.judge)}"
+    before = all(is_done(stage, run_dir, {}) for stage in ("data", "train", "answer"))
+    return before and is_done(name, run_dir, _judge_inputs(config, run_dir))
 
 
 def _judge_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:
@@ -298,7 +236,7 @@ def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
 
 def _need_disk(run_dir: RunDir) -> None:
     free = shutil.disk_usage(run_dir.root).free
-    if free < 200 * 2**20 and run_dir.stamp("train") is None:
+    if free < 200 * 2**20 and not is_done("train", run_dir, {}):
         raise EnvironmentFault(
             f"only {free / 2**20:.0f} MiB are free on the disk",
             where=str(run_dir.root),
@@ -313,34 +251,6 @@ def _tell_where_data_goes(config: Config, console: Console) -> None:
         console.note(f"privacy: {sentence}")
 
 
-def _stage(
-    name: str,
-    run_dir: RunDir,
-    console: Console,
-    inputs: Mapping[str, str],
-    outputs: Sequence[Path],
-    work: Callable[[], Any],
-) -> None:
-    """Run `work` unless a stamp says that it was completed with the same inputs.
-
-    No stamp is written where `work` returns False: it did what it could, and something is left.
-    """
-    stamp = run_dir.stamp(name)
-    missing = [path for path in outputs if not path.exists()]
-    if stamp == dict(inputs) and not missing:
-        console.stage(name, "done before, nothing has changed")
-        return
-    if stamp is not None:
-        changed = [key for key in inputs if stamp.get(key) != inputs[key]]
-        reason = f"{', '.join(changed)} changed" if changed else f"{missing[0].name} is missing"
-        console.stage(name, f"runs again: {reason}")
-        run_dir.stamp_path(name).unlink()
-    else:
-        console.stage(name)
-    if work() is not False:
-        run_dir.write_stamp(name, inputs)
-
-
 def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:
     from gemma_lora import audit as auditing
     from gemma_lora import model
@@ -349,15 +259,14 @@ def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[st
         fmt = model.load_format(model.resolve(config.model.model))
         auditing.prepare(config, fmt, run_dir, console)
 
-    identity = _identity(config)
     inputs = {
-        "data": digest(identity["data"]),
+        "data": digest(identity(config)["data"]),
         "template": str(base["template"]),
         "max_length": str(config.train.max_length),
         "seed": str(config.seed),
     }
     outputs = [run_dir.audit, run_dir.train_rows, run_dir.validation_rows, run_dir.test_rows]
-    _stage("data", run_dir, console, inputs, outputs, work)
+    stage("data", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
 
 
 def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:
@@ -369,12 +278,12 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
     inputs = {
         "train rows": file_digest(run_dir.train_rows),
         "validation rows": file_digest(run_dir.validation_rows),
-        "recipe": digest([_deciding(config, name) for name in ("train", "lora", "model")]),
+        "recipe": digest([deciding(config, name) for name in ("train", "lora", "model")]),
         "base model": digest(base["weights"], base["template"]),
         "seed": str(config.seed),
     }
-    outputs = [run_dir.training, run_dir.adapter / "adapter_model.safetensors"]
-    _stage("train", run_dir, console, inputs, outputs, work)
+    outputs = [run_dir.training, run_dir.metrics, run_dir.adapter]
+    stage("train", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
 
 
 def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:
@@ -383,21 +292,21 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
 
         answer_questions(config, run_dir, console)
 
-    adapter = run_dir.adapter / "adapter_model.safetensors"
-    if not adapter.is_file() or not run_dir.test_rows.is_file():
-        raise DataError(
-            "there is no trained adapter",
-            where=str(run_dir.root),
-            remedy=f"gemma-lora run {config.data.path} --out {run_dir.root}",
-        )
     inputs = {
         "test rows": file_digest(run_dir.test_rows),
-        "adapter": file_digest(adapter),
+        "adapter": file_digest(run_dir.adapter / "adapter_model.safetensors"),
         "base model": digest(base["weights"], base["template"]),
-        "answer settings": digest(_deciding(config, "answer"), config.seed),
+        "answer settings": digest(deciding(config, "answer"), config.seed),
     }
-    outputs = [run_dir.answers("base"), run_dir.answers("tuned")]
-    _stage("answer", run_dir, console, inputs, outputs, work)
+    outputs = [run_dir.answers(arm) for arm in ARMS]
+    stage("answer", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+
+
+def _verdicts(run_dir: RunDir) -> list[Path]:
+    """Verdicts and reports of all judges; they describe answers, so they go when these do."""
+    names = ("verdict.json", "report.html", "report.md")
+    folders = [run_dir.root, *run_dir.root.glob("judgements/*")]
+    return [folder / name for folder in folders for name in names]
 
 
 def _judge_stages(
@@ -417,8 +326,8 @@ def _judge_stages(
             )
         return left == 0
 
-    inputs = _judge_inputs(config, run_dir)
-    _stage(f"judge-{slug}", run_dir, console, inputs, [folder / "judgements.jsonl"], ask)
+    outputs = [folder / "judgements.jsonl", folder / "judge.json"]
+    stage(f"judge-{slug}", run_dir, console, _judge_inputs(config, run_dir), outputs, ask)
     write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
     console.stage("report")
     verdict = decision.decide(config, run_dir, console, judge_slug=slug)

@@ -16,7 +16,7 @@ from typing import Any
 
 from gemma_lora import __version__
 from gemma_lora.config import Config
-from gemma_lora.rundir import RunDir, file_digest
+from gemma_lora.rundir import RunDir, file_digest, read_json
 
 __all__ = ["gather"]
 
@@ -37,8 +37,8 @@ _LIBRARIES = (
 
 def gather(config: Config, run: RunDir, base: dict[str, Any]) -> dict[str, Any]:
     """The content of provenance.json; `base` names the base model, its revision and digests."""
-    claimed = run.stamp("identity") or {}
-    files: Any = claimed.get("data", {})
+    marker = run.stamp_path("identity")
+    files: Any = read_json(marker)["data"] if marker.exists() else {}
     # as it was when the run was made: `judge` may be called where the data file is not
     data = {
         "file": Path(config.data.path).name if config.data.path else None,

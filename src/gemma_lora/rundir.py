@@ -211,14 +211,6 @@ class RunDir:
     def stamp_path(self, stage: str) -> Path:
         return self.root / ".stamps" / f"{stage}.json"
 
-    def stamp(self, stage: str) -> dict[str, str] | None:
-        """The input hashes with which `stage` was completed, or None."""
-        path = self.stamp_path(stage)
-        return read_json(path) if path.exists() else None
-
-    def write_stamp(self, stage: str, inputs: Mapping[str, str]) -> None:
-        write_json(self.stamp_path(stage), dict(inputs))
-
     @contextmanager
     def lock(self) -> Generator[None]:
         """Hold the folder for this process; a second one gets an EnvironmentFault at once."""

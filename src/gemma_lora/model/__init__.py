@@ -9,7 +9,7 @@ Only safetensors are read, and code that comes with a model is never run.
 
 from __future__ import annotations
 
-from gemma_lora.model.adapter import attach_lora, load_adapter, save_adapter
+from gemma_lora.model.adapter import attach_lora, check_targets, load_adapter, save_adapter
 from gemma_lora.model.arms import Arms, has_adapter, load_arms
 from gemma_lora.model.load import (
     BaseFacts,
@@ -29,6 +29,7 @@ __all__ = [
     "Choice",
     "attach_lora",
     "check_access",
+    "check_targets",
     "decide_device",
     "decide_precision",
     "has_adapter",

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from gemma_lora.config import LoraConfig
 from gemma_lora.errors import ConfigError, ModelError
+from gemma_lora.model.load import skeleton
 from gemma_lora.model.reference import BaseRef, weights_digest
 from gemma_lora.model.safety import PICKLED, read_object, safetensors_header
 from gemma_lora.rundir import PART, disk_fault, fsync_folder
@@ -158,6 +159,11 @@ def load_adapter(
 
 
 # ---------------------------------------------------------------------- attaching
+
+
+def check_targets(ref: BaseRef, targets: tuple[str, ...]) -> None:
+    """ConfigError for a name that is no layer of this model; loads no weights."""
+    _check_targets(skeleton(ref), targets)
 
 
 def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:

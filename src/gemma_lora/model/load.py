@@ -83,9 +83,7 @@ def check_access(ref: BaseRef) -> BaseFacts:
     folder, commit = fetch(ref, weights=False)
     family, text = _text_config(folder)
     check_base_folder(folder)
-    with torch.device("meta"):
-        skeleton: PreTrainedModel = getattr(transformers, family.text_class)(text)
-    parameters = int(skeleton.num_parameters())
+    parameters = int(_without_weights(family, text).num_parameters())
     stored = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
     if ref.kind == "hub":
         weight_bytes = parameters * (4 if stored == "float32" else 2)
@@ -105,6 +103,17 @@ def check_access(ref: BaseRef) -> BaseFacts:
         attention=family.attention,
         attention_reason=family.attention_reason,
     )
+
+
+def skeleton(ref: BaseRef) -> PreTrainedModel:
+    """The model's layers without weights (on the meta device)."""
+    folder, _ = fetch(ref, weights=False)
+    return _without_weights(*_text_config(folder))
+
+
+def _without_weights(family: Family, text: Any) -> PreTrainedModel:
+    with torch.device("meta"):
+        return getattr(transformers, family.text_class)(text)
 
 
 def load_format(ref: BaseRef) -> PromptFormat:

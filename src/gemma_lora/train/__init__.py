@@ -7,6 +7,7 @@ Read in this order: `stage` (the stage as a whole), `batches` (what a step is), 
 
 from __future__ import annotations
 
+from gemma_lora.train.decisions import need_trackers
 from gemma_lora.train.stage import train
 
-__all__ = ["train"]
+__all__ = ["need_trackers", "train"]

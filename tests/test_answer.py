@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import FAMILIES, tokenizer_for
+from support.small_runs import FAST, write_rows
+from support.tiny import FAMILIES, save_tiny, tokenizer_for
 
 from gemma_lora import model as models
 from gemma_lora.answer import answer, load_questions, set_name
-from gemma_lora.config import Config, LoraConfig
+from gemma_lora.config import Config, DataConfig, LoraConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import DataError
+from gemma_lora.errors import DataError, ModelError
 from gemma_lora.model.decoding import generate, stream
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Answer, Example, Message
@@ -151,6 +152,7 @@ def test_both_arms_answer_every_test_row_in_order(made_run, capsys):
     assert base[3].reference == "a3"
     assert base[3].messages == example(3, words=4).prompt
     assert result["arms"]["base"]["answers"] == 9
+    assert result.pop("answers") == str(run.answers("base").parent)
     assert read_json(run.answers("base").parent / "answer.json") == result
     assert "tuned answers 9/9" in capsys.readouterr().err
 
@@ -203,6 +205,73 @@ def test_other_settings_discard_both_arms(made_run):
     assert all(row.tokens <= 3 for arm in ("base", "tuned") for row in texts(run, arm))
 
 
+def kept(run: RunDir) -> dict[str, bytes]:
+    folder = run.answers("base").parent
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refused_adapter_costs_no_answer(made_run):
+    config, run = made_run
+    answer(config, run, Console(quiet=True))
+    before = kept(run)
+    weights = run.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError):
+        answer(config, run, Console(quiet=True))
+    assert kept(run) == before
+    for file in run.adapter.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="no adapter that could have made them"):
+        answer(config, run, Console(quiet=True))
+    assert kept(run) == before
+
+
+def test_a_changed_base_costs_no_answer(made_run, tmp_path: Path):
+    config, run = made_run
+    answer(config, run, Console(quiet=True))
+    before = kept(run)
+    other = config.model_copy(
+        update={
+            "model": config.model.model_copy(
+                update={"model": str(save_tiny(tmp_path / "other", "gemma", seed=3))}
+            )
+        }
+    )
+    with pytest.raises(ModelError, match="another base"):
+        answer(other, run, Console(quiet=True))
+    assert kept(run) == before
+
+
+def test_questions_that_cannot_be_asked_cost_no_answer(made_run):
+    config, run = made_run
+    answer(config, run, Console(quiet=True))
+    before = kept(run)
+    write_jsonl(run.test_rows, [example(0), example(1, words=400)])
+    with pytest.raises(DataError, match="longer than"):
+        answer(config, run, Console(quiet=True))
+    assert kept(run) == before
+
+
+def test_questions_through_the_command_line(tmp_path: Path, tiny_folder, cli):
+    write_rows(tmp_path / "rows.csv")
+    (tmp_path / "tiny").symlink_to(tiny_folder())
+    made = cli.run(
+        ["run", "rows.csv", "--model", "tiny", "--out", "made", *FAST, "--epochs", "1"],
+        cwd=tmp_path,
+    )
+    assert made.code == 0, made.err
+    (tmp_path / "q.csv").write_text("question\nWhere is it?\nHow much?\n", encoding="utf-8")
+    folder = "made/answers/questions-q"
+    done = cli.run(["answer", "made", "--questions", "q.csv"], cwd=tmp_path)
+    assert (done.code, done.out) == (0, f"answers: {folder}\n"), done.err
+    found = cli.run(["answer", "made", "--questions", "q.csv", "--json"], cwd=tmp_path)
+    assert found.code == 0, found.err
+    assert (found.json["answers"], found.json["questions"]) == (folder, 2)
+    assert found.json["arms"]["tuned"]["answers"] == 2
+    # a file of the run folder holds no path of this machine
+    assert "answers" not in read_json(tmp_path / folder / "answer.json")
+
+
 def test_without_an_adapter_only_the_base_answers(made_run):
     config, run = made_run
     for file in run.adapter.iterdir():
@@ -246,6 +315,58 @@ def test_a_file_without_questions_is_an_error(made_run, tmp_path: Path):
     file.write_text("topic,answer\na,b\n", encoding="utf-8")
     with pytest.raises(DataError, match="question"):
         answer(config, run, Console(quiet=True), questions=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("q.json", '[{"question": "a"}, {"question": ""}]', "line 1, item 2: "),
+        ("q.jsonl", '{"question": "a"}\n{"question": ""}\n', "line 2: "),
+        ("q.csv", 'question\na\n""\n', "line 3: "),
+        ("q.csv", "question,topic\na,b\n,\n", "line 3: "),
+        ("q.csv", "question,topic\na,b\n\u200b,c\n", "line 3: "),
+    ],
+)
+@pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
+def test_an_empty_question_is_an_error_in_every_format(
+    tmp_path: Path, name: str, text: str, place: str, on_bad_row: str
+):
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="1 x empty question") as error:
+        load_questions(file, DataConfig.model_validate({"on_bad_row": on_bad_row}))
+    assert place in str(error.value)
+    assert "--" not in str(error.value)  # `answer` has no flags for the data
+
+
+def test_a_conversation_that_ends_with_the_user_is_a_question(tmp_path: Path):
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Where is it?"},
+    ]
+    file = tmp_path / "q.jsonl"
+    rows = [{"system": "Be kind.", "messages": turns}, {"system": "", "messages": turns[:2]}]
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    first, second = load_questions(file, DataConfig())
+    assert [m.role for m in first.messages] == ["system", "user", "assistant", "user"]
+    assert (first.reference, second.reference) == (None, "Yes?")
+    file.write_text(json.dumps({"messages": [{"role": "system", "content": "Be kind."}]}))
+    with pytest.raises(DataError, match="conversation") as error:
+        load_questions(file, DataConfig())
+    assert "only a system turn" in str(error.value)
+
+
+def test_columns_that_are_not_found_get_a_remedy_that_answer_has(tmp_path: Path):
+    file = tmp_path / "q.csv"
+    file.write_text("topic,note\na,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no column looks like the question") as error:
+        load_questions(file, DataConfig())
+    assert "--" not in str(error.value)
+    file = tmp_path / "q.json"
+    file.write_text('[{"question": "a", "question": "b"}]', encoding="utf-8")
+    with pytest.raises(DataError, match="1 x duplicate key"):
+        load_questions(file, DataConfig())
 
 
 def test_questions_that_the_template_cannot_take_are_named_together(made_run):

@@ -232,9 +232,9 @@ def test_bad_rows_stop_or_are_dropped(made: Any, fmt: PromptFormat) -> None:
     facts = audit(made(rows, on_bad_row="skip"), fmt, quiet())
     assert facts["rows"]["empty_questions"] == facts["rows"]["empty_answers"] == 1
     assert (facts["rows"]["read"], facts["rows"]["used"]) == (32, 30)
-    assert facts["warnings"] == [
+    assert facts["warnings"][0] == (
         "2 of 32 rows of the data dropped: 1 x empty answer, 1 x empty question"
-    ]
+    )
 
 
 def test_nothing_usable(made: Any, fmt: PromptFormat) -> None:
@@ -278,19 +278,122 @@ def test_own_test_file(made: Any, fmt: PromptFormat, tmp_path: Path) -> None:
     assert [len(parts[s]) for s in ("train", "validation", "test")] == [52, 10, 13]
     assert sorted(e.line for e in parts["test"]) == list(range(2, 15))
     assert (facts["leaks"]["exact"], facts["leaks"]["near"]) == (1, 1)
-    assert facts["leaks"]["examples"][0] == {"kind": "exact", "test_line": 12, "data_line": 62}
+    assert facts["leaks"]["examples"][0] == {
+        "kind": "exact",
+        "test_line": 12,
+        "data_line": 62,
+        "test_file": "test.csv",
+        "data_file": "data.csv",
+    }
     assert any(w.startswith("leak: 1 of 13 test questions") for w in facts["warnings"])
     assert facts["test_file"]["source"]["file"] == "test.csv"
     assert facts["test_file"]["rows"]["used"] == 13
     clean = prepare(
         made(data, test=str(write(tmp_path / "test.csv", test[:10]))), fmt, run, quiet()
     )
-    assert (clean["leaks"]["exact"], clean["leaks"]["near"], clean["warnings"]) == (0, 0, [])
+    assert (clean["leaks"]["exact"], clean["leaks"]["near"]) == (0, 0)
+    assert not any("leak" in w for w in clean["warnings"])
     with pytest.raises(ConfigError, match="--test-rows"):
         audit(made(data, test=own, test_rows=5), fmt, quiet())
 
 
+def test_up_to_twenty_leaks_are_named_with_files_and_lines(
+    made: Any, fmt: PromptFormat, tmp_path: Path
+) -> None:
+    data = plain(60)
+    own = str(write(tmp_path / "test.csv", [*plain(5, start=100), *data[:25]]))
+    facts = audit(made(data, test=own), fmt, quiet())
+    pairs = facts["leaks"]["examples"]
+    assert (facts["leaks"]["exact"], len(pairs)) == (25, 20)
+    assert [(p["test_line"], p["data_line"]) for p in pairs] == [(7 + i, 2 + i) for i in range(20)]
+    warning = next(w for w in facts["warnings"] if w.startswith("leak"))
+    assert "test.csv line 7 and data.csv line 2; " in warning
+    assert "more pairs in audit.json" in warning
+
+
+def test_few_test_questions_are_warned_of(made: Any, fmt: PromptFormat) -> None:
+    facts = audit(made(plain(8)), fmt, quiet())
+    assert any("only 2 test questions" in w and "weak" in w for w in facts["warnings"])
+    assert audit(made(plain(90)), fmt, quiet())["warnings"] == []  # 30 test questions
+
+
+def test_only_identical_questions(made: Any, fmt: PromptFormat) -> None:
+    with pytest.raises(DataError) as caught:
+        audit(made([["Where is it?", f"answer {i}"] for i in range(20)]), fmt, quiet())
+    assert "all 20 rows ask the same question" in str(caught.value)
+    assert "data.csv" in str(caught.value)
+    assert "--near-duplicate" not in str(caught.value)
+    two = [[f"Question {i % 2} of two?" * (1 + i % 2), f"a {i}"] for i in range(20)]
+    with pytest.raises(DataError) as caught:
+        audit(made(two, near_duplicate=1.0), fmt, quiet())
+    assert "--near-duplicate" not in str(caught.value)
+    assert "add rows with other questions" in str(caught.value)
+
+
+def test_a_fault_of_the_test_file_names_that_file(
+    made: Any, fmt: PromptFormat, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.csv"
+    for text in ("topic,answer\na,b\n", "question,answer\na,\nb,c\n", "question,answer\na,b\n"):
+        file.write_text(text)
+        with pytest.raises(DataError) as caught:
+            audit(made(plain(30), test=str(file)), fmt, quiet())
+        assert caught.value.where == str(file)
+    with pytest.raises(DataError, match="too few") as caught:
+        audit(made(plain(4), test=str(write(file, plain(9, start=50)))), fmt, quiet())
+    assert "data.csv" in str(caught.value.where)
+
+
+# ---------------------------------------------------------------- JSON lists
+
+
+def as_json(path: Path, rows: list[dict[str, Any]]) -> Config:
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return Config.model_validate(
+        {"data": {"path": str(path), "on_bad_row": "skip"}, "train": {"max_length": 200}}
+    )
+
+
+def test_rows_of_a_one_line_list_are_named_by_item(fmt: PromptFormat, tmp_path: Path) -> None:
+    rows = [{"question": q, "answer": a} for q, a in plain(40)]
+    rows[4]["answer"] = ""
+    rows[30]["answer"] = "word " * 300
+    facts = audit(as_json(tmp_path / "rows.json", rows), fmt, quiet())
+    reasons = facts["rows"]["dropped_by_reason"]
+    assert reasons[0] == {"reason": "empty answer", "count": 1, "lines": [1], "items": [5]}
+    assert reasons[1]["items"] == [31]
+    text = screen(facts)
+    assert "1 x empty answer: item 5" in text
+    assert "line 1, item 2, user:" in text
+
+
+def test_objects_without_text_are_shown(fmt: PromptFormat, tmp_path: Path) -> None:
+    rows = [{"question": q, "answer": a} for q, a in plain(15)]
+    rows[3:3] = [{"question": "", "answer": ""}] * 3
+    facts = audit(as_json(tmp_path / "rows.json", rows), fmt, quiet())
+    assert (facts["rows"]["read"], facts["rows"]["blank"]) == (15, 3)
+    assert any(
+        "3 rows of the data hold no text at all" in w and "line 1, item 4" in w
+        for w in facts["warnings"]
+    )
+    assert "15 read, 15 used, 0 dropped, 3 blank (line 1, item 4, " in screen(facts)
+
+
 # ---------------------------------------------------------------- the screen
+
+
+def test_the_preview_shows_system_question_and_answer(fmt: PromptFormat, tmp_path: Path) -> None:
+    rows = [{"system": "Be kind.", "question": q, "answer": a} for q, a in plain(60)]
+    text = screen(audit(as_json(tmp_path / "rows.json", rows), fmt, quiet()))
+    assert "item 1, system: Be kind." in text
+    assert f", user: {rows[0]['question']}" in text
+    assert ", assistant: answer 0" in text
+    assert len(text.splitlines()) <= 45
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    talks = [{"messages": [*turns, {"role": "user", "content": q}, turns[1]]} for q, _ in plain(60)]
+    assert "user: Hi (and 2 more turns)" in screen(
+        audit(as_json(tmp_path / "talks.json", talks), fmt, quiet())
+    )
 
 
 def screen(facts: dict[str, Any], *, colour: bool = False) -> str:

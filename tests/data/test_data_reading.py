@@ -432,6 +432,66 @@ def test_json_lines_faults(tmp_path: Path) -> None:
     assert [row.line for row in kept.rows] == [1, 8]
 
 
+def test_faults_of_a_one_line_list_name_the_item(tmp_path: Path) -> None:
+    items = [
+        '{"question": "a", "answer": "b"}',
+        '{"question": "a", "answer": ""}',
+        '"text"',
+        '{"question": "half \\ud83d", "answer": "c"}',
+        '{"question": "a", "question": "b", "answer": "c"}',
+        '{"question": "a", "answer": {"text": "b"}}',
+        *['{"question": "", "answer": "b"}'] * 5,
+    ]
+    text = "[" + ", ".join(items) + "]"
+    message = fault(tmp_path, text, "x.json")
+    for part in (
+        "line 1, item 2, column 'answer': the answer is empty",
+        "line 1, item 3: 'text' where an object should be",
+        "line 1, item 4, 'question': a NUL",
+        "line 1, item 5: the key 'question' is given twice",
+        "line 1, item 6, column 'answer': a list or object",
+        "line 1, item 11, column 'question'",
+    ):
+        assert part in message
+    assert message.index("item 9,") < message.index("item 10,")  # in their order, not by letters
+    kept = load_examples(_write(tmp_path, text.encode(), "x.json"), DataConfig(on_bad_row="skip"))
+    assert [(row.line, row.item) for row in kept.rows] == [(1, 1)]
+    broken = fault(tmp_path, text.replace('"text"', '"text'), "x.json")
+    assert "(item 3)" in broken
+    inside = fault(tmp_path, '{"rows": [' + ", ".join(items[3:]) + "]}", "x.json")
+    assert "line 1, item 2: the key 'question' is given twice" in inside
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_keys_given_twice_are_the_headline(tmp_path: Path, name: str) -> None:
+    rows = ['{"question": "a", "question": "b", "answer": "c"}'] * 2
+    text = "[" + ", ".join(rows) + "]" if name == "x.json" else "\n".join(rows)
+    headline = fault(tmp_path, text, name).splitlines()[0]
+    assert "2 x duplicate key" in headline
+    assert "no column" not in headline
+    mixed = text.replace("]", ', {"answer": "c"}]') if name == "x.json" else text + '\n{"id": 1}'
+    assert "2 x duplicate key; no column looks like the question" in fault(tmp_path, mixed, name)
+    assert "the key 'rows' is given twice" in fault(
+        tmp_path, '{"rows": [{"question": "a"}], "rows": [{"question": "b"}]}', name="x.json"
+    )
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff", "\u2060 \u200d", "\u00ad", "\u3164", " \t"])
+def test_cells_that_show_nothing_are_empty(tmp_path: Path, blank: str) -> None:
+    rows = [
+        {"question": "a", "answer": blank},
+        {"question": blank, "answer": "b"},
+        {"question": "with \u200b inside", "answer": "👩‍💻"},
+    ]
+    message = fault(tmp_path, json.dumps(rows), "x.json")
+    assert "1 x empty answer, 1 x empty question" in message
+    assert "item 3" not in message
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": blank}]
+    assert "turn 2: the assistant turn is empty" in fault(
+        tmp_path, json.dumps([{"messages": turns}]), "x.json"
+    )
+
+
 def test_messages_hold_no_control_characters(tmp_path: Path) -> None:
     assert "\x1b" not in fault(tmp_path, "question,\x1b[31manswer\n\x1b]0;x\x07,a\n")
 

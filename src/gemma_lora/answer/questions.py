@@ -1,7 +1,8 @@
 """What is asked: the run's test rows, or the rows of a user's file, with or without answers.
 
 Reads split/test.jsonl, or any data file through `data`'s reader and its recognition of columns; a
-file without an answer column is read as if that column were there and empty. Writes nothing.
+file without an answer column is read as if that column were there and empty, and a conversation may
+end with the user. What cannot be asked is an error; rows are never left out. Writes nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from gemma_lora.config import DataConfig
 from gemma_lora.data.columns import Columns, recognise
 from gemma_lora.data.conversations import turns_of
 from gemma_lora.data.reading import read_table
-from gemma_lora.data.table import Cell, Problem, Table, quoted, raise_problems
+from gemma_lora.data.table import Cell, Problem, Table, is_blank, quoted, raise_problems
 from gemma_lora.errors import DataError
 from gemma_lora.records import Example, Message
 from gemma_lora.rundir import digest
 
 __all__ = ["Question", "load_questions", "set_name", "test_questions"]
+
+
+_FLAG = re.compile(r" \(--[^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,20 @@ def load_questions(path: Path, config: DataConfig) -> list[Question]:
     table = read_table(path, config)
     columns, table = _columns(table, config)
     found: list[Question] = []
-    problems = list(table.problems)
+    # a row without any text is meant as a question here, unlike an empty line at the file's end
+    problems = [*table.problems, *(replace(p, kind="empty question") for p in table.empty)]
     seen: dict[str, int] = {}
-    for cells, line in zip(table.rows, table.lines, strict=True):
+    for index, (cells, line) in enumerate(zip(table.rows, table.lines, strict=True)):
         row = _question(cells, line, table, columns)
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.append(replace(row, item=table.item(index)))
             continue
         messages, reference = row
         name = digest([[m.role, m.content] for m in messages])[:16]
         seen[name] = seen.get(name, 0) + 1
         identity = name if seen[name] == 1 else f"{name}-{seen[name]}"
         found.append(Question(identity, messages, reference, cluster=name))
-    if config.on_bad_row == "stop":
-        raise_problems(table.where, problems)
+    raise_problems(table.where, problems, remedy="correct or remove these rows")
     if not found:
         raise DataError("there is no question in the file", where=table.where)
     return found
@@ -79,17 +83,32 @@ def _columns(table: Table, config: DataConfig) -> tuple[Columns, Table]:
             return recognise(candidate, settings), candidate
         except DataError as error:
             faults.append(error)
-    raise faults[1]
+    fault = faults[1]
+    if not table.columns:
+        raise fault  # no row could be read: not a matter of columns
+    raise DataError(
+        _FLAG.sub("", fault.found),  # `answer` has no flags for columns
+        where=fault.where,
+        details=fault.details,
+        expected="a column of questions, or one of conversations",
+        remedy="call the column of the questions `question` in the file's header",
+    )
 
 
 def _question(
     cells: list[Cell], line: int, table: Table, columns: Columns
 ) -> tuple[tuple[Message, ...], str | None] | Problem:
     if columns.get("messages") is not None:
-        turns = turns_of(cells[columns.parts["messages"]])
+        turns = turns_of(cells[columns.parts["messages"]], answered=False)
         if isinstance(turns, str):
             return Problem(line, f": {turns}", "conversation")
         talk = [Message(role=role, content=text) for role, text in turns]
+        index = columns.get("system")
+        system = "" if index is None else cells[index]
+        if isinstance(system, str) and not is_blank(system) and talk[0].role != "system":
+            talk.insert(0, Message(role="system", content=system))
+        if talk[-1].role == "user":
+            return tuple(talk), None
         return tuple(talk[:-1]), talk[-1].content
     texts: dict[str, str] = {}
     for part in ("question", "context", "system", "answer"):
@@ -99,10 +118,12 @@ def _question(
             name = quoted(table.columns[columns.parts[part]], 30)
             return Problem(line, f", column {name}: no text", "nested value")
         texts[part] = cell
-    if not texts["question"].strip():
+    if is_blank(texts["question"]):
         return Problem(line, ": the question is empty", "empty question")
-    question = texts["question"] + ("\n\n" + texts["context"] if texts["context"].strip() else "")
+    question = texts["question"] + (
+        "\n\n" + texts["context"] if not is_blank(texts["context"]) else ""
+    )
     messages = [Message(role="user", content=question)]
-    if texts["system"].strip():
+    if not is_blank(texts["system"]):
         messages.insert(0, Message(role="system", content=texts["system"]))
-    return tuple(messages), texts["answer"] if texts["answer"].strip() else None
+    return tuple(messages), None if is_blank(texts["answer"]) else texts["answer"]

@@ -3,8 +3,9 @@
 Reads split/test.jsonl (or a file of questions) and adapter/; writes answers/<set>/{base,tuned}.jsonl
 (in the order of the questions once complete), answers/<set>/answer.json (counts, decisions,
 warnings) and answers/<set>/.inputs.json (what each arm's answers were made from). Unfinished arms
-continue; answers made from anything else are discarded, with a notice. Without an adapter only the
-base answers. Refuses questions longer than the model's positions.
+continue; answers made from anything else are discarded, with a notice, once the model, the adapter and
+the questions have been found usable. Without an adapter only the base answers. Refuses questions
+longer than the model's positions.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ MAX_LISTED = 10
 def answer(
     config: Config, run: RunDir, console: Console, *, questions: Path | None = None
 ) -> dict[str, Any]:
-    """Answer the test rows, or `questions`; returns (and writes) counts, decisions and warnings."""
+    """Answer the test rows, or `questions`; returns counts, decisions and warnings, as in answer.json.
+
+    `answers` in the result is the folder that holds them, as a path from here.
+    """
     name = "test" if questions is None else set_name(questions)
     asked = (
         test_questions(read_jsonl(run.test_rows, Example, console))
@@ -64,10 +68,17 @@ def answer(
     fmt = load_format(resolve(config.model.model))
     arms = ARMS if has_adapter(run) else ARMS[:1]
     folder = run.answers("base", name).parent
-    _discard_stale(config, run, console, asked, fmt, arms, name)
-    left = {arm: _left(run, arm, name, asked, console) for arm in arms}
+    inputs = _all_inputs(config, run, asked, fmt, arms)
+    stale = _stale(run, name, inputs)
+    left = {arm: _left(run, arm, name, asked, console, arm in stale) for arm in arms}
     noted = len(console.warnings)
-    loaded = load_arms(config, run, console) if any(left.values()) else None
+    loaded: Arms | None = None
+    if any(left.values()):
+        # whatever is refused is refused here, while the old answers are still whole
+        loaded = load_arms(config, run, console)
+        for questions_left in left.values():
+            room(loaded.model, _prompts(fmt, questions_left), config.answer.max_new_tokens)
+    _start_over(run, name, stale, inputs, console)
     seconds: dict[str, float] = {}
     for arm in arms:
         started = time.monotonic()
@@ -82,7 +93,7 @@ def answer(
     _warn(result, config, console)
     result["warnings"] = console.warnings[noted:]
     write_json(folder / "answer.json", result)
-    return result
+    return {"answers": str(folder), **result}
 
 
 def _answer_arm(
@@ -189,33 +200,64 @@ def _inputs(
     )
 
 
-def _discard_stale(
+def _all_inputs(
     config: Config,
     run: RunDir,
-    console: Console,
     asked: Sequence[Question],
     fmt: PromptFormat,
     arms: Sequence[str],
-    name: str,
-) -> None:
-    header = run.answers("base", name).parent / ".inputs.json"
-    known: dict[str, str] = read_json(header) if header.exists() else {}
+) -> dict[str, str]:
     device = decide_device(config.model)
     precision = decide_precision(config.model, device, check_access(resolve(config.model.model)))
     computed = [str(device), str(precision)]
-    now = {arm: _inputs(config, run, asked, fmt, arm, computed) for arm in arms}
-    for arm in ARMS:
-        path = run.answers(arm, name)
-        if path.exists() and known.get(arm) != now.get(arm):
-            console.note(f"{arm} answers were made from other inputs: they start over")
-            path.unlink()
-    if known != now:
-        write_json(header, now)
+    return {arm: _inputs(config, run, asked, fmt, arm, computed) for arm in arms}
+
+
+def _header(run: RunDir, name: str) -> Path:
+    return run.answers("base", name).parent / ".inputs.json"
+
+
+def _known(run: RunDir, name: str) -> dict[str, str]:
+    header = _header(run, name)
+    return read_json(header) if header.exists() else {}
+
+
+def _stale(run: RunDir, name: str, inputs: dict[str, str]) -> list[str]:
+    """The arms whose answers were made from other inputs; DataError where they could not be made again."""
+    known = _known(run, name)
+    stale = [
+        arm for arm in ARMS if run.answers(arm, name).exists() and known.get(arm) != inputs.get(arm)
+    ]
+    for arm in stale:
+        if arm not in inputs:
+            raise DataError(
+                "there are tuned answers, but no adapter that could have made them",
+                where=str(run.adapter),
+                remedy=f"train again, or delete {run.answers(arm, name)}",
+            )
+    return stale
+
+
+def _start_over(
+    run: RunDir, name: str, stale: Sequence[str], inputs: dict[str, str], console: Console
+) -> None:
+    for arm in stale:
+        console.note(f"{arm} answers were made from other inputs: they start over")
+        run.answers(arm, name).unlink()
+    if _known(run, name) != inputs:
+        write_json(_header(run, name), inputs)
 
 
 def _left(
-    run: RunDir, arm: str, name: str, asked: Sequence[Question], console: Console
+    run: RunDir,
+    arm: str,
+    name: str,
+    asked: Sequence[Question],
+    console: Console,
+    stale: bool,
 ) -> list[Question]:
+    if stale:
+        return list(asked)
     there = {row.id for row in read_jsonl(run.answers(arm, name), Answer, console)}
     left = [question for question in asked if question.id not in there]
     if there and left:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gemma_lora.audit.lengths import Measured
-from gemma_lora.data import Loaded, Row, normalise
+from gemma_lora.data import Loaded, Row, normalise, place
 from gemma_lora.rundir import file_digest
 
 __all__ = [
@@ -54,6 +54,7 @@ def source_facts(path: Path, loaded: Loaded) -> dict[str, Any]:
         "example_rows": [
             {
                 "line": row.line,
+                "place": row.place,
                 "messages": [
                     {"role": m.role, "content": _shortened(m.content)} for m in row.messages
                 ],
@@ -65,28 +66,36 @@ def source_facts(path: Path, loaded: Loaded) -> dict[str, Any]:
 
 def row_facts(loaded: Loaded, measured: Measured) -> dict[str, Any]:
     """Rows read, used, dropped and why, with up to 20 lines for each reason."""
-    lines: dict[str, list[int]] = defaultdict(list)
+    places: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for problem in [*loaded.problems, *measured.rejected]:
-        lines[problem.kind].append(problem.line)
+        places[problem.kind].append((problem.line, problem.item))
     if measured.too_long:
-        lines["too long"] = measured.too_long
+        places["too long"] = [(row.line, row.item) for row in measured.too_long]
     problems = [str(p) for p in sorted([*loaded.problems, *measured.rejected])]
     return {
         "read": loaded.table.rows_read,
         "blank": loaded.table.blank,
+        "blank_places": [place(p.line, p.item) for p in loaded.table.empty[:LISTED]],
         "used": len(measured.rows),
         "dropped": loaded.table.rows_read - len(measured.rows),
         "dropped_by_reason": [
-            {"reason": kind, "count": len(found), "lines": sorted(found)[:LISTED]}
-            for kind, found in sorted(lines.items())
+            {"reason": kind, "count": len(found), **_numbers(sorted(found)[:LISTED])}
+            for kind, found in sorted(places.items())
         ],
         "bad_rows": problems[:LISTED],
-        "empty_questions": len(lines.get("empty question", [])),
-        "empty_answers": len(lines.get("empty answer", [])),
+        "empty_questions": len(places.get("empty question", [])),
+        "empty_answers": len(places.get("empty answer", [])),
         "truncated": len(measured.truncated),
         "cells_trimmed": measured.cells_trimmed,
         "control_text": measured.control_text,
     }
+
+
+def _numbers(places: list[tuple[int, int]]) -> dict[str, list[int]]:
+    """Lines, and in a JSON list, which may be one line, the numbers of the items."""
+    lines = {"lines": [line for line, _ in places]}
+    items = [item for _, item in places]
+    return {**lines, "items": items} if any(items) else lines
 
 
 def duplicate_facts(rows: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any]:
@@ -110,10 +119,22 @@ def answer_facts(rows: Sequence[Row]) -> dict[str, Any]:
     return {"different": len(counts), "most_common_count": max(counts.values(), default=0)}
 
 
-def leak_facts(data: Sequence[Row], test: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any]:
-    """Questions of the user's test file that are also in the data; `clusters`: data rows, then test rows."""
-    exact = {normalise(row.question): row.line for row in reversed(data)}
-    near = {cluster: row.line for cluster, row in zip(clusters, data, strict=False)}
+def leak_facts(
+    data: Sequence[Row],
+    test: Sequence[Row],
+    clusters: Sequence[str],
+    *,
+    data_file: str,
+    test_file: str,
+) -> dict[str, Any]:
+    """Questions of the user's test file that are also in the data; `clusters`: data rows, then test rows.
+
+    All are counted, and up to 20 pairs named with the first such row of the data.
+    """
+    exact = {normalise(row.question): row for row in reversed(data)}
+    near: dict[str, Row] = {}
+    for cluster, row in zip(clusters, data, strict=False):
+        near.setdefault(cluster, row)
     counts = {"exact": 0, "near": 0}
     examples: list[dict[str, Any]] = []
     for row, cluster in zip(test, clusters[len(data) :], strict=True):
@@ -122,9 +143,14 @@ def leak_facts(data: Sequence[Row], test: Sequence[Row], clusters: Sequence[str]
         if kind is None:
             continue
         counts[kind] += 1
-        if len(examples) < 3:
-            line = exact[question] if kind == "exact" else near[cluster]
-            examples.append({"kind": kind, "test_line": row.line, "data_line": line})
+        if len(examples) < LISTED:
+            known = exact[question] if kind == "exact" else near[cluster]
+            pair = {"kind": kind, "test_line": row.line, "data_line": known.line}
+            if row.item:
+                pair["test_item"] = row.item
+            if known.item:
+                pair["data_item"] = known.item
+            examples.append({**pair, "test_file": test_file, "data_file": data_file})
     return {**counts, "test_rows": len(test), "examples": examples}
 
 

@@ -33,10 +33,10 @@ class Measured:
     """Tokens of each row as trained, so at most the maximum length."""
     supervised: list[int] = field(default_factory=list[int])
     """Tokens of each row that carry loss."""
-    too_long: list[int] = field(default_factory=list[int])
-    """Lines of rows dropped for their length."""
-    truncated: list[int] = field(default_factory=list[int])
-    """Lines of rows that training will cut."""
+    too_long: list[Row] = field(default_factory=list[Row])
+    """Rows dropped for their length."""
+    truncated: list[Row] = field(default_factory=list[Row])
+    """Rows that training will cut."""
     rejected: list[Problem] = field(default_factory=list[Problem])
     """Rows that the template cannot take, dropped."""
     cells_trimmed: int = 0
@@ -52,6 +52,7 @@ class Measured:
         return {
             "id": row.id,
             "line": row.line,
+            "place": row.place,
             "ids": list(encoded.ids),
             "loss": [int(flag) for flag in encoded.supervised],
             "runs": [[text, loss] for text, loss in fmt.runs(encoded)],
@@ -71,7 +72,7 @@ def measure(loaded: Loaded, fmt: PromptFormat, config: Config, console: Console)
         try:
             encoded = fmt.example(row.messages)
         except DataError as error:
-            found.rejected.append(Problem(row.line, f": {error.found}", "template"))
+            found.rejected.append(Problem(row.line, f": {error.found}", "template", row.item))
             continue
         lengths.append(len(encoded))
         if len(encoded) > limit:
@@ -80,12 +81,14 @@ def measure(loaded: Loaded, fmt: PromptFormat, config: Config, console: Console)
             except DataError:
                 encoded = None
             if encoded is None:
-                found.too_long.append(row.line)
+                found.too_long.append(row)
                 continue
-            found.truncated.append(row.line)
+            found.truncated.append(row)
         supervised = sum(encoded.supervised)
         if not supervised:
-            found.rejected.append(Problem(row.line, ": no token would carry loss", "no loss"))
+            found.rejected.append(
+                Problem(row.line, ": no token would carry loss", "no loss", row.item)
+            )
             continue
         found.rows.append(row)
         found.lengths.append(len(encoded))
@@ -114,12 +117,17 @@ def _check_too_long(
             raise DataError("no usable row is left", where=where)
         return
     enough = int(np.ceil(np.percentile(lengths, 99, method="higher") / 64) * 64)
-    listed = ", ".join(str(line) for line in found.too_long[:20])
+    items = found.too_long[0].item > 0
+    listed = ", ".join(str(row.item or row.line) for row in found.too_long[:20])
     what = "cannot keep their answer within" if keep else "are longer than"
     raise DataError(
         f"{dropped} of {len(lengths)} rows ({dropped / len(lengths):.0%}) {what} {limit} tokens",
         where=where,
-        details=[f"lines {listed}" + (f" and {dropped - 20} more" if dropped > 20 else "")],
+        details=[
+            ("items " if items else "lines ")
+            + listed
+            + (f" and {dropped - 20} more" if dropped > 20 else "")
+        ],
         expected=f"at most {MOST_LONG_ROWS:.0%} of the rows",
         remedy=f"--max-length {enough} (fits 99 % of the rows; more memory and time)"
         + ("" if keep else ", or --on-long-row keep-answer (cuts the questions)"),

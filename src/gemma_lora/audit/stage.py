@@ -25,7 +25,16 @@ from gemma_lora.audit.lengths import Measured, measure
 from gemma_lora.audit.view import recognised_lines
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.data import Loaded, Row, Side, cluster_rows, load_examples, split_clusters
+from gemma_lora.data import (
+    Loaded,
+    Row,
+    Side,
+    cluster_rows,
+    load_examples,
+    normalise,
+    place,
+    split_clusters,
+)
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
@@ -34,6 +43,10 @@ from gemma_lora.rundir import RunDir, write_json, write_jsonl
 __all__ = ["audit", "prepare"]
 
 SCHEMA_VERSION = 1
+FEW_QUESTIONS = 30
+"""With fewer test questions only a very large difference can be told from chance."""
+LEAKS_SHOWN = 3
+"""Pairs in the warning; audit.json has more."""
 _SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 
@@ -93,6 +106,8 @@ def _examine(
         test_rows=config.data.test_rows,
         validation_rows=config.data.validation_rows,
         own_test=test is not None,
+        different=len({normalise(row.question) for row in data.measured.rows}),
+        where=data.loaded.table.where,
     )
     sides.extend("test" for _ in rows[own:])
     examples = _examples(rows, clusters, sides)
@@ -165,7 +180,13 @@ def _facts(
             **source_facts(test.path, test.loaded),
             "rows": row_facts(test.loaded, test.measured),
         }
-        facts["leaks"] = leak_facts(data.measured.rows, test.measured.rows, clusters)
+        facts["leaks"] = leak_facts(
+            data.measured.rows,
+            test.measured.rows,
+            clusters,
+            data_file=data.path.name,
+            test_file=test.path.name,
+        )
     _warn(facts, console)
     console.note(
         f"split: {counts['train']:,} train, {counts['validation']:,} validation, "
@@ -183,6 +204,13 @@ def _warn(facts: dict[str, Any], console: Console) -> None:
         if rows["dropped"]:
             reasons = ", ".join(f"{d['count']} x {d['reason']}" for d in rows["dropped_by_reason"])
             console.warn(f"{rows['dropped']} of {rows['read']} rows of {name} dropped: {reasons}")
+        if rows["blank"] and found["source"]["format"] in ("json", "jsonl"):
+            # an empty line of a CSV file is nothing, an object without text was meant as a row
+            shown = ", ".join(rows["blank_places"][:3])
+            more = ", …" if rows["blank"] > 3 else ""
+            console.warn(
+                f"{rows['blank']} rows of {name} hold no text at all and are left out: {shown}{more}"
+            )
         if rows["truncated"]:
             console.warn(
                 f"{rows['truncated']} rows of {name} are over --max-length and lose the beginning "
@@ -193,6 +221,11 @@ def _warn(facts: dict[str, Any], console: Console) -> None:
                 f"{rows['control_text']} rows of {name} contain text that looks like a control "
                 "token of the template; it is encoded as plain text"
             )
+    if facts["split"]["test"] < FEW_QUESTIONS:
+        console.warn(
+            f"only {facts['split']['test']} test questions: with fewer than {FEW_QUESTIONS} a verdict "
+            "is weak, and often none can be given; more rows give a larger test"
+        )
     duplicates = facts["duplicates"]
     used = facts["rows"]["used"]
     if duplicates["largest_share"] > 0.2:
@@ -213,8 +246,12 @@ def _warn(facts: dict[str, Any], console: Console) -> None:
     leaks = facts["leaks"]
     if leaks and leaks["exact"] + leaks["near"]:
         shown = "; ".join(
-            f"test line {e['test_line']} and data line {e['data_line']}" for e in leaks["examples"]
+            f"{e['test_file']} {place(e['test_line'], e.get('test_item', 0))} and "
+            f"{e['data_file']} {place(e['data_line'], e.get('data_item', 0))}"
+            for e in leaks["examples"][:LEAKS_SHOWN]
         )
+        if leaks["exact"] + leaks["near"] > LEAKS_SHOWN:
+            shown += "; more pairs in audit.json"
         console.warn(
             f"leak: {leaks['exact']} of {leaks['test_rows']} test questions are in the training or "
             f"validation rows word for word, {leaks['near']} nearly so ({shown}); their answers may "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
@@ -48,10 +48,20 @@ def recognised_lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(_fit("  not used: " + ", ".join(harmless(n) for n in columns["unused"])))
     lines += [_fit("  " + harmless(note), 2 * WIDTH) for note in source["notes"]]
     for row in facts["example_rows"]:
-        turns = row["messages"]
-        lines.append(_fit(f"  line {row['line']}, {_turn(turns[0])}"))
-        lines.append(_fit(f"  {'':>{len(str(row['line'])) + 5}}, {_turn(turns[-1])}"))
+        for number, turn in enumerate(_preview(row["messages"])):
+            start = row["place"] if number == 0 else " " * len(row["place"])
+            lines.append(_fit(f"  {start}, {turn}"))
     return lines
+
+
+def _preview(turns: Sequence[Mapping[str, str]]) -> list[str]:
+    """The system text, the first question and the last answer; how much stands between is told."""
+    head = 2 if turns[0]["role"] == "system" else 1
+    between = len(turns) - head - 1
+    shown = [_turn(turn) for turn in turns[:head]]
+    if between > 0:
+        shown[-1] = _fit(shown[-1], 70) + f" (and {between} more turns)"
+    return [*shown, _turn(turns[-1])] if len(turns) > head else shown
 
 
 def _turn(turn: Mapping[str, str]) -> str:
@@ -95,12 +105,24 @@ def _rows(audit: Mapping[str, Any]) -> list[Text]:
     text = f"rows      {rows['read']:,} read, {rows['used']:,} used, {rows['dropped']:,} dropped"
     if rows["blank"]:
         text += f", {rows['blank']:,} blank"
+        if rows["blank_places"]:
+            more = ", …" if rows["blank"] > 3 else ""
+            text += f" ({', '.join(rows['blank_places'][:3])}{more})"
     lines = [Text(text)]
+    if audit["test_file"]:
+        test = audit["test_file"]["rows"]
+        lines.append(
+            Text(
+                f"test file {test['read']:,} read, {test['used']:,} used, "
+                f"{test['dropped']:,} dropped, {test['blank']:,} blank"
+            )
+        )
     for reason in rows["dropped_by_reason"][:4]:
-        where = ", ".join(str(line) for line in reason["lines"][:8])
+        what = "item" if "items" in reason else "line"
+        where = ", ".join(str(number) for number in reason[f"{what}s"][:8])
         more = ", …" if reason["count"] > 8 else ""
         lines.append(
-            Text(f"          {reason['count']:,} x {reason['reason']}: line {where}{more}")
+            Text(f"          {reason['count']:,} x {reason['reason']}: {what} {where}{more}")
         )
     lines.append(
         Text(
@@ -160,7 +182,7 @@ def _tokens(audit: Mapping[str, Any]) -> list[Text]:
 
 def _rendered(audit: Mapping[str, Any]) -> list[Text]:
     row = audit["rendered"]
-    line = Text(f"line {row['line']} as trained (⟦loss⟧): ", style="bold")
+    line = Text(f"{row['place']} as trained (⟦loss⟧): ", style="bold")
     body = Text()
     runs = row["runs"]
     shown = runs if len(runs) <= 6 else runs[-6:]

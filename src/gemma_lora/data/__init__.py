@@ -10,7 +10,7 @@ from gemma_lora.data.duplicates import near_duplicate_groups, normalise
 from gemma_lora.data.examples import Loaded, Row, load_examples
 from gemma_lora.data.reading import read_table
 from gemma_lora.data.split import MIN_ROWS, Side, cluster_rows, default_sizes, split_clusters
-from gemma_lora.data.table import Problem, Table, quoted, raise_problems
+from gemma_lora.data.table import Problem, Table, is_blank, place, quoted, raise_problems
 
 __all__ = [
     "MIN_ROWS",
@@ -21,9 +21,11 @@ __all__ = [
     "Table",
     "cluster_rows",
     "default_sizes",
+    "is_blank",
     "load_examples",
     "near_duplicate_groups",
     "normalise",
+    "place",
     "quoted",
     "raise_problems",
     "read_table",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gemma_lora.config import DataConfig
 from gemma_lora.data.names import NAMES, key
-from gemma_lora.data.table import Table, quoted
+from gemma_lora.data.table import Table, quoted, raise_problems
 from gemma_lora.errors import DataError
 
 __all__ = ["PARTS", "Columns", "recognise"]
@@ -39,6 +39,8 @@ class Columns:
 
 def recognise(table: Table, config: DataConfig) -> Columns:
     """The columns of `table`; DataError with all that is ambiguous or missing."""
+    if not table.columns:  # no object of a JSON file could be read: that is the fault
+        raise_problems(table.where, table.problems, remedy="correct these places: no row is left")
     found, off = _named(table, config)
     taken = set(found.parts.values())
     free = {i: key(name) for i, name in enumerate(table.columns) if name and i not in taken}
@@ -158,6 +160,9 @@ def _not_recognised(table: Table, faults: list[str]) -> DataError:
         if name
     ]
     more = [f"and {len(listed) - 20} more columns"] if len(listed) > 20 else []
+    if any(problem.kind == "duplicate key" for problem in table.problems):
+        count = sum(problem.kind == "duplicate key" for problem in table.problems)
+        faults = [f"{count} x duplicate key", *faults]  # they may be what hides the column
     broken = [str(problem) for problem in sorted(table.problems)[:10]]
     if len(table.problems) > 10:
         broken.append(f"and {len(table.problems) - 10} more rows that cannot be read")

@@ -2,7 +2,8 @@
 
 Forms: `role`/`content` (OpenAI) and `from`/`value` (ShareGPT), as a JSON list or, in CSV files, as
 its text (Python's way of printing such a list, which pandas leaves in CSV files, is read too).
-Turns must begin with the user (a system turn may stand before), alternate, and end with an answer.
+Turns must begin with the user (a system turn may stand before), alternate, and end with an answer;
+where only a question is wanted, they may end with the user.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ast
 import json
 from typing import Any, cast
 
-from gemma_lora.data.table import Cell, quoted
+from gemma_lora.data.table import Cell, is_blank, quoted
 from gemma_lora.records import Role
 
 __all__ = ["Turns", "turns_of"]
@@ -34,11 +35,11 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def turns_of(cell: Cell) -> Turns | str:
-    """The turns, or in words what is wrong with the cell."""
+def turns_of(cell: Cell, *, answered: bool = True) -> Turns | str:
+    """The turns, or in words what is wrong with the cell; `answered`: the last must be an answer."""
     value: Any = cell
     if isinstance(cell, str):
-        if not cell.strip():
+        if is_blank(cell):
             return "the conversation is empty"
         try:
             value = json.loads(cell)
@@ -56,7 +57,7 @@ def turns_of(cell: Cell) -> Turns | str:
         if isinstance(turn, str):
             return f"turn {number}: {turn}"
         turns.append(turn)
-    return _order_fault(turns) or turns
+    return _order_fault(turns, answered) or turns
 
 
 def _python_list(text: str) -> Any:
@@ -80,7 +81,7 @@ def _turn(item: Any) -> tuple[Role, str] | str:
     text = _text(content)
     if text is None:
         return f"the content of the {role} turn is not text"
-    if not text.strip():
+    if is_blank(text):
         return f"the {role} turn is empty"
     return role, text
 
@@ -100,12 +101,14 @@ def _text(content: Any) -> str | None:
     return None
 
 
-def _order_fault(turns: Turns) -> str | None:
+def _order_fault(turns: Turns, answered: bool) -> str | None:
     talk = turns[1:] if turns[0][0] == "system" else turns
     for number, (role, _) in enumerate(talk, start=1 + len(turns) - len(talk)):
         expected = "user" if (number - (len(turns) - len(talk))) % 2 else "assistant"
         if role != expected:
             return f"turn {number} is by the {role} where the {expected} should speak"
-    if not talk or talk[-1][0] != "assistant":
+    if not talk:
+        return "there is only a system turn"
+    if answered and talk[-1][0] != "assistant":
         return "the last turn is not the assistant's, so there is nothing to learn from it"
     return None

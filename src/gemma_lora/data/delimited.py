@@ -34,6 +34,7 @@ class Delimited:
     rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
     lines: array[int] = field(default_factory=lambda: array("q"))
     blank: int = 0
+    empty: list[Problem] = field(default_factory=list[Problem])
     faulty: int = 0
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])
@@ -107,6 +108,8 @@ def _read_rows(
                 begin = position + reader.line_num
                 if not any(row):
                     found.blank += 1
+                    if row:  # separators or quotes, not just an empty line
+                        found.empty.append(Problem(line, ": no cell holds text", "blank row"))
                 elif len(row) != width:
                     found.faulty += 1
                     found.problems.append(_ragged(row, line, found.columns))

@@ -9,14 +9,14 @@ and counted. Reads the data file; writes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
 from gemma_lora.data.columns import Columns, recognise
 from gemma_lora.data.conversations import turns_of
 from gemma_lora.data.reading import read_table
-from gemma_lora.data.table import Cell, Problem, Table, quoted, raise_problems
+from gemma_lora.data.table import Cell, Problem, Table, is_blank, place, quoted, raise_problems
 from gemma_lora.errors import DataError
 from gemma_lora.records import Message
 from gemma_lora.rundir import digest
@@ -31,6 +31,13 @@ class Row:
     id: str
     messages: tuple[Message, ...]
     line: int
+    item: int = 0
+    """Number in the JSON list, from 1; 0 where the file is no such list."""
+
+    @property
+    def place(self) -> str:
+        """`line 3`, or in a JSON list `line 1, item 5`."""
+        return place(self.line, self.item)
 
     @property
     def question(self) -> str:
@@ -61,14 +68,15 @@ def load_examples(path: Path, config: DataConfig) -> Loaded:
     rows: list[Row] = []
     problems = list(table.problems)
     seen: Counter[str] = Counter()
-    for cells, line in zip(table.rows, table.lines, strict=True):
+    for index, (cells, line) in enumerate(zip(table.rows, table.lines, strict=True)):
         messages = _messages(cells, line, table, columns)
         if isinstance(messages, Problem):
-            problems.append(messages)
+            problems.append(replace(messages, item=table.item(index)))
             continue
         name = digest([[m.role, m.content] for m in messages])[:16]
         seen[name] += 1
-        rows.append(Row(name if seen[name] == 1 else f"{name}-{seen[name]}", messages, line))
+        identity = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        rows.append(Row(identity, messages, line, table.item(index)))
     if config.on_bad_row == "stop":
         raise_problems(table.where, problems)
     if not rows:
@@ -90,7 +98,7 @@ def _messages(
     system = _cell(cells, columns.get("system"))
     if not isinstance(system, str):
         return _nested(line, table, columns, "system")
-    if system.strip() and talk[0].role != "system":
+    if not is_blank(system) and talk[0].role != "system":
         talk.insert(0, Message(role="system", content=system))
     return tuple(talk)
 
@@ -115,11 +123,11 @@ def _pair(cells: list[Cell], line: int, table: Table, columns: Columns) -> list[
             return _nested(line, table, columns, part)
         texts[part] = cell
     for part in ("question", "answer"):
-        if not texts[part].strip():
+        if is_blank(texts[part]):
             name = quoted(table.columns[columns.parts[part]], 30)
             return Problem(line, f", column {name}: the {part} is empty", f"empty {part}")
     question = texts["question"]
-    if texts["context"].strip():
+    if not is_blank(texts["context"]):
         question += "\n\n" + texts["context"]
     return [
         Message(role="user", content=question),

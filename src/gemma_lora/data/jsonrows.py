@@ -23,6 +23,7 @@ __all__ = ["JsonRows", "looks_like_json", "read_json_rows"]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _Object = dict[str, Any]
+_Found = tuple[int, int, _Object]  # line, item (0 for one object a line), row
 
 
 @dataclass(slots=True)
@@ -33,21 +34,39 @@ class JsonRows:
     columns: list[str] = field(default_factory=list[str])
     rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
     lines: array[int] = field(default_factory=lambda: array("q"))
+    items: array[int] = field(default_factory=lambda: array("q"))
+    """For each row its number in the list, from 1; empty for one object a line."""
     blank: int = 0
+    empty: list[Problem] = field(default_factory=list[Problem])
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])
 
 
-class _DuplicateKey(ValueError):
-    pass
+class _Twice(_Object):
+    """An object with a key that is given twice: read to its end, then reported with its place."""
+
+    key: str = ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> _Object:
     found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = [name for name, count in Counter(k for k, _ in pairs).items() if count > 1]
-        raise _DuplicateKey(f"the key {quoted(twice[0])} is given twice")
-    return found
+    if len(found) == len(pairs):
+        return found
+    double = _Twice(found)
+    double.key = next(k for k, count in Counter(k for k, _ in pairs).items() if count > 1)
+    return double
+
+
+def _key_twice(value: Any) -> str | None:
+    """What to say of a key that is given twice in `value`, at any depth."""
+    if isinstance(value, _Twice):
+        return f"the key {quoted(value.key)} is given twice"
+    inner: list[Any] = []
+    if isinstance(value, dict):
+        inner = list(cast(_Object, value).values())
+    elif isinstance(value, list):
+        inner = cast(list[Any], value)
+    return next((found for v in inner if (found := _key_twice(v)) is not None), None)
 
 
 # numbers stay as written: 1.0 and 007-like ids must not change on their way into a prompt
@@ -64,7 +83,7 @@ def looks_like_json(text: str) -> bool:
 def read_json_rows(text: str, *, where: str, lines_wanted: bool) -> JsonRows:
     """Parse `text`; `lines_wanted` where the file's name says JSON lines."""
     found = JsonRows()
-    objects: list[tuple[int, _Object]] = []
+    objects: list[_Found] = []
     start = _skip(text, 0)
     try:
         if text.startswith("[", start) and not (lines_wanted and _line_is_list(text, start)):
@@ -81,9 +100,8 @@ def read_json_rows(text: str, *, where: str, lines_wanted: bool) -> JsonRows:
             where=where,
             remedy="correct this place; a file with one object a line should be named .jsonl",
         ) from None
-    except (_DuplicateKey, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"cannot be read as JSON: {reason}", where=where) from None
+    except RecursionError:
+        raise DataError("cannot be read as JSON: nested too deeply", where=where) from None
     objects = _flatten_instances(objects, found)
     _tabulate(objects, found)
     return found
@@ -133,54 +151,61 @@ def _lists_inside(value: _Object) -> list[str]:
     ]
 
 
-def _read_list(text: str, start: int, objects: list[tuple[int, _Object]], found: JsonRows) -> None:
-    """Walk the list item by item, so that each row knows its line."""
-    at, line, counted = _skip(text, start + 1), 1, 0
+def _read_list(text: str, start: int, objects: list[_Found], found: JsonRows) -> None:
+    """Walk the list item by item, so that each row knows its line and its number."""
+    at, line, counted, item = _skip(text, start + 1), 1, 0, 0
     if text.startswith("]", at):
         return
     while True:
         line, counted = line + text.count("\n", counted, at), at
-        value, end = _DECODER.raw_decode(text, at)
-        if isinstance(value, dict):
-            objects.append((line, cast(_Object, value)))
-        else:
-            found.problems.append(_no_object(line, value))
+        item += 1
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(f"{error.msg} (item {item})", text, error.pos) from None
+        _take(value, line, item, objects, found)
         at = _skip(text, end)
         if text.startswith("]", at):
             return
         if not text.startswith(",", at):
-            raise json.JSONDecodeError("a comma or ] should follow", text, at)
+            raise json.JSONDecodeError(f"a comma or ] should follow (item {item})", text, at)
         at = _skip(text, at + 1)
 
 
-def _read_lines(text: str, objects: list[tuple[int, _Object]], found: JsonRows) -> None:
+def _take(value: Any, line: int, item: int, objects: list[_Found], found: JsonRows) -> None:
+    """`value` as a row, or what is wrong with it as a problem."""
+    twice = _key_twice(value)
+    if twice is not None:
+        found.problems.append(Problem(line, f": {twice}", "duplicate key", item))
+    elif isinstance(value, dict):
+        objects.append((line, item, cast(_Object, value)))
+    else:
+        what = "a list" if isinstance(value, list) else quoted(str(value), 30)
+        text = f": {what} where an object should be"
+        found.problems.append(Problem(line, text, "no object", item))
+
+
+def _read_lines(text: str, objects: list[_Found], found: JsonRows) -> None:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            value = _DECODER.decode(line)
+            _take(_DECODER.decode(line), number, 0, objects, found)
         except json.JSONDecodeError as error:
             found.problems.append(
                 Problem(
                     number, f", column {error.pos + 1}: no valid JSON: {error.msg}", "invalid JSON"
                 )
             )
-            continue
-        except (_DuplicateKey, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            found.problems.append(Problem(number, f": {reason}", "invalid JSON"))
-            continue
-        if isinstance(value, dict):
-            objects.append((number, cast(_Object, value)))
-        else:
-            found.problems.append(_no_object(number, value))
+        except RecursionError:
+            found.problems.append(Problem(number, ": nested too deeply", "invalid JSON"))
 
 
-def _read_object(
-    text: str, start: int, objects: list[tuple[int, _Object]], found: JsonRows, where: str
-) -> None:
+def _read_object(text: str, start: int, objects: list[_Found], found: JsonRows, where: str) -> None:
     """The one list of objects inside the file's one object."""
     value, _ = _DECODER.raw_decode(text, start)
+    if isinstance(value, _Twice):  # one of the two lists would be lost
+        raise DataError(f"{_key_twice(value)}", where=where, remedy="rename or join the two")
     names = _lists_inside(cast(_Object, value)) if isinstance(value, dict) else []
     if len(names) != 1:
         keys = ", ".join(quoted(name, 30) for name in cast(_Object, value)) if names else ""
@@ -201,23 +226,16 @@ def _read_object(
     _read_list(text, at, objects, found)
 
 
-def _no_object(line: int, value: Any) -> Problem:
-    what = "a list" if isinstance(value, list) else quoted(str(value), 30)
-    return Problem(line, f": {what} where an object should be", "no object")
-
-
-def _flatten_instances(
-    objects: list[tuple[int, _Object]], found: JsonRows
-) -> list[tuple[int, _Object]]:
+def _flatten_instances(objects: list[_Found], found: JsonRows) -> list[_Found]:
     """Self-instruct form: each instance is a row with the instruction repeated."""
     if not objects or not all(
-        _is_instances(row.get("instances")) and "output" not in row for _, row in objects
+        _is_instances(row.get("instances")) and "output" not in row for _, _, row in objects
     ):
         return objects
     found.notes.append("self-instruct form: each entry of `instances` is a row of its own")
     return [
-        (line, {**{k: v for k, v in row.items() if k != "instances"}, **instance})
-        for line, row in objects
+        (line, item, {**{k: v for k, v in row.items() if k != "instances"}, **instance})
+        for line, item, row in objects
         for instance in cast(list[_Object], row["instances"])
     ]
 
@@ -230,16 +248,17 @@ def _is_instances(value: Any) -> bool:
     )
 
 
-def _tabulate(objects: list[tuple[int, _Object]], found: JsonRows) -> None:
+def _tabulate(objects: list[_Found], found: JsonRows) -> None:
     columns: dict[str, int] = {}
-    for _, row in objects:
+    for _, _, row in objects:
         for name in row:
             columns.setdefault(name, len(columns))
     found.columns = list(columns)
-    for line, row in objects:
+    for line, item, row in objects:
         cells = [_cell(row.get(name)) for name in columns]
         if not any(cells):
             found.blank += 1
+            found.empty.append(Problem(line, ": no key holds text", "blank row", item))
             continue
         bad = next(
             (
@@ -254,9 +273,11 @@ def _tabulate(objects: list[tuple[int, _Object]], found: JsonRows) -> None:
         if bad is None:
             found.rows.append(cells)
             found.lines.append(line)
+            if item:
+                found.items.append(item)
         else:
             text = f", {quoted(bad, 30)}: a NUL, an undecodable byte or half of a surrogate pair"
-            found.problems.append(Problem(line, text, "bad character"))
+            found.problems.append(Problem(line, text, "bad character", item))
 
 
 def _cell(value: Any) -> Cell:

@@ -49,17 +49,28 @@ def split_clusters(
     test_rows: int | None,
     validation_rows: int | None,
     own_test: bool = False,
+    different: int | None = None,
+    where: str | None = None,
 ) -> list[Side]:
     """For each row (given by its cluster) its side; DataError where the sizes cannot be met.
 
     `test_rows`, `validation_rows`: sizes asked for, to be met exactly; None for the rule.
+    `different`: how many different questions there are, for the remedy; `where`: the file, for errors.
     """
     total = len(clusters)
     if total < MIN_ROWS:
         raise DataError(
             f"{total} usable rows are too few to train on and to judge",
+            where=where,
             expected=f"at least {MIN_ROWS} rows; 100 and more for a verdict that means something",
             remedy="add rows to the file",
+        )
+    if different == 1:
+        raise DataError(
+            f"all {total} rows ask the same question",
+            where=where,
+            expected="different questions, since those for the test must not be among the learned ones",
+            remedy="add rows with other questions",
         )
     rule_test, rule_validation = default_sizes(total, own_test=own_test)
     wanted_test = 0 if own_test else test_rows or rule_test
@@ -68,16 +79,49 @@ def split_clusters(
         raise DataError(
             f"{wanted_test} test and {wanted_validation} validation rows leave "
             f"{max(0, total - wanted_test - wanted_validation)} of {total} rows for training",
+            where=where,
             expected="at least a tenth of the rows for training",
             remedy="choose smaller --test-rows and --validation-rows",
         )
     sizes = Counter(clusters)
     order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     sides: dict[str, Side] = defaultdict(lambda: "train")
-    _fill(sides, "test", wanted_test, order, sizes, exact=test_rows is not None)
-    _fill(sides, "validation", wanted_validation, order, sizes, exact=validation_rows is not None)
-    _check_some_training_rows(sides, sizes, total)
+    try:
+        _fill(sides, "test", wanted_test, order, sizes, exact=test_rows is not None)
+        _fill(
+            sides, "validation", wanted_validation, order, sizes, exact=validation_rows is not None
+        )
+    except _CannotFill as fault:
+        raise _cannot_fill(fault, sizes, different, where) from None
+    _check_some_training_rows(sides, sizes, total, where)
     return [sides[name] for name in clusters]
+
+
+class _CannotFill(Exception):
+    """`side` gets only `count` of the `wanted` rows."""
+
+    def __init__(self, side: Side, count: int, wanted: int) -> None:
+        super().__init__(side, count, wanted)
+        self.side, self.count, self.wanted = side, count, wanted
+
+
+def _cannot_fill(
+    fault: _CannotFill, sizes: Counter[str], different: int | None, where: str | None
+) -> DataError:
+    # where clusters hold identical questions only, no threshold would take them apart
+    alike = different is None or different > len(sizes)
+    other = (
+        "raise --near-duplicate (1.0 keeps only identical questions together)"
+        if alike
+        else "add rows with other questions"
+    )
+    return DataError(
+        f"{fault.count} of the {fault.wanted} {fault.side} rows can be had without splitting "
+        + ("near-duplicates" if alike else "rows that ask the same question"),
+        where=where,
+        details=[f"{len(sizes)} clusters of questions; the largest has {max(sizes.values())} rows"],
+        remedy=f"ask for another number with --{fault.side}-rows, or {other}",
+    )
 
 
 def _fill(
@@ -91,6 +135,7 @@ def _fill(
 ) -> None:
     """Give `side` clusters in their order until it has `wanted` rows; big clusters come last.
 
+    _CannotFill where an exact number cannot be met, or no cluster is small enough.
     A cluster that would be over a fifth of the side could decide a result alone.
     """
     if wanted == 0:
@@ -111,20 +156,16 @@ def _fill(
             sides[smallest] = side
             return
     if count == 0 or exact:
-        raise DataError(
-            f"{count} of the {wanted} {side} rows can be had without splitting near-duplicates",
-            details=[
-                f"{len(sizes)} clusters of questions; the largest has {max(sizes.values())} rows"
-            ],
-            remedy=f"ask for another number with --{side}-rows, or raise --near-duplicate "
-            "(1.0 keeps only identical questions together)",
-        )
+        raise _CannotFill(side, count, wanted)
 
 
-def _check_some_training_rows(sides: dict[str, Side], sizes: Counter[str], total: int) -> None:
+def _check_some_training_rows(
+    sides: dict[str, Side], sizes: Counter[str], total: int, where: str | None
+) -> None:
     held_out = sum(sizes[name] for name, side in sides.items() if side != "train")
     if total - held_out < max(2, total // 10):
         raise DataError(
             f"only {total - held_out} of {total} rows are left for training",
+            where=where,
             remedy="choose smaller --test-rows and --validation-rows",
         )

@@ -6,6 +6,7 @@ not among `rows`: `examples.load_examples` stops on the problems or counts them,
 
 from __future__ import annotations
 
+import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,24 +14,31 @@ from typing import Any
 
 from gemma_lora.errors import DataError
 
-__all__ = ["Cell", "Problem", "Table", "quoted", "raise_problems"]
+__all__ = ["Cell", "Problem", "Table", "is_blank", "place", "quoted", "raise_problems"]
 
 Cell = str | list[Any] | dict[str, Any]
 """Text as written; lists and objects occur in JSON files only, for columns of messages."""
 
 _LISTED = 20
+_INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, yet blank
+_NO_TEXT = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of one row: physical line from 1, character or cell in the text, and its kind."""
 
     line: int
     text: str
     kind: str
+    item: int = 0
+    """Number of the item in a JSON list, from 1, since such a list may be one line; else 0."""
 
     def __str__(self) -> str:
-        return f"line {self.line}{self.text}"
+        return place(self.line, self.item) + self.text
+
+    def __lt__(self, other: Problem) -> bool:
+        return (self.line, self.item, self.text) < (other.line, other.item, other.text)
 
 
 @dataclass(slots=True)
@@ -50,18 +58,36 @@ class Table:
     lines: array[int]
     """For each row of `rows` the physical line it begins at, from 1."""
     header_line: int | None = None
+    items: array[int] = field(default_factory=lambda: array("q"))
+    """For each row its number in the JSON list, from 1; empty where the file is no such list."""
     blank: int = 0
     """Rows without any text, left out."""
+    empty: list[Problem] = field(default_factory=list[Problem])
+    """Those of the blank rows that have cells or keys, so are more than an empty line."""
     faulty: int = 0
     """Rows that could not be taken; one row may have several problems."""
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: list[str] = field(default_factory=list[str])
     """Decisions of the reader that the user should see."""
 
+    def item(self, index: int) -> int:
+        """Number of row `index` in the JSON list, from 1; 0 where the file is no such list."""
+        return self.items[index] if self.items else 0
+
     @property
     def rows_read(self) -> int:
         """Rows found, faulty ones included, blank ones not."""
         return len(self.rows) + self.faulty
+
+
+def place(line: int, item: int = 0) -> str:
+    """`line 3`, or in a JSON list `line 1, item 5`."""
+    return f"line {line}, item {item}" if item else f"line {line}"
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing is to be seen: white space, zero-width and control characters only."""
+    return all(c.isspace() or unicodedata.category(c) in _NO_TEXT or c in _INVISIBLE for c in text)
 
 
 def quoted(text: str, limit: int = 60) -> str:

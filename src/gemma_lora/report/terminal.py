@@ -89,7 +89,9 @@ def _warnings(verdict: Mapping[str, Any], console: RichConsole, room: int) -> No
         lines = Text(text).wrap(console, console.width - 2)
         below = number + 1 < len(told)  # keep a line for the count of the others
         if number and len(lines) + below > room:
-            console.print(f"! {len(told) - number} more warnings are in the report")
+            left = len(told) - number
+            more = "warning is" if left == 1 else "warnings are"
+            console.print(f"! {left} more {more} in the report")
             return
         room -= len(lines)
         for place, line in enumerate(lines):

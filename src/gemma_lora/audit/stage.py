@@ -254,6 +254,7 @@ def _warn(facts: dict[str, Any], console: Console) -> None:
             shown += "; more pairs in audit.json"
         console.warn(
             f"leak: {leaks['exact']} of {leaks['test_rows']} test questions are in the training or "
-            f"validation rows word for word, {leaks['near']} nearly so ({shown}); their answers may "
-            "be remembered, so the verdict is too good. Remove these rows from one of the two files"
+            f"validation rows word for word, {leaks['near']} nearly so; their answers may be "
+            "remembered, so the verdict is too good. Remove these rows from one of the two files: "
+            + shown
         )

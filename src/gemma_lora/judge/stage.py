@@ -107,7 +107,8 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
             expected="one JSON object with reasoning and six integer scores"
             if not unreachable
             else None,
-            remedy=remedy_for(reason) + ("; then run the same command again" if unreachable else ""),
+            remedy=remedy_for(reason)
+            + ("; then run the same command again" if unreachable else ""),
         )
 
     run_async(work)

@@ -16,9 +16,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -58,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _calm_libraries(debug)
     try:
         command = _command(arguments[0])
-        signal.signal(signal.SIGTERM, _on_sigterm)
         namespace, flags = _parse(command, arguments[1:])
-        return _finish(namespace, command.work(namespace, flags))
+        with _sigterm_ends():
+            return _finish(namespace, command.work(namespace, flags))
     except GemmaLoraError as error:
         if debug:
             traceback.print_exc()
@@ -111,6 +113,19 @@ def _interrupted(code: int, word: str, as_json: bool) -> int:
     if as_json:
         _print_json({"error": word, "exit_code": code, "remedy": "run the same command again"})
     return code
+
+
+@contextmanager
+def _sigterm_ends() -> Generator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that locks and temporary files are given up in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+    former = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -141,8 +141,8 @@ def _calm_libraries(debug: bool) -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        # waiting threads sleep: spinning ones made answering 30 times slower on two busy cores
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # waiting threads soon sleep: long spinning takes busy cores away from those that work
+        "GOMP_SPINCOUNT": "3000",
     }.items():
         os.environ.setdefault(name, value)
 

@@ -291,6 +291,19 @@ def test_damaged_stamps_make_stages_run_again(copy: Path, cli: CliServer) -> Non
     assert "identity.json: is damaged" in done.err
 
 
+@pytest.mark.parametrize("name", ["../mine.txt", "ABSOLUTE", "split/../../mine.txt"])
+def test_a_hostile_stamp_removes_nothing_outside(name: str, copy: Path, cli: CliServer) -> None:
+    mine = copy.parent / "mine.txt"
+    mine.write_text("keep")
+    stamp = json.loads((copy / ".stamps/data.json").read_text())
+    stamp["outputs"][str(mine) if name == "ABSOLUTE" else name] = "0" * 64
+    (copy / ".stamps/data.json").write_text(json.dumps(stamp))
+    done = cli.run(command("run"), cwd=copy.parent)
+    assert done.code == 0, done.err
+    assert "[data] runs again: its stamp is damaged" in done.err
+    assert mine.read_text() == "keep"
+
+
 def test_an_edited_configuration_is_refused(copy: Path, cli: CliServer) -> None:
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(text.replace("rank: ", "rank: 1"))

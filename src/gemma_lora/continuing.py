@@ -274,16 +274,23 @@ def _changed(name: str, run_dir: RunDir) -> list[Path]:
 
 
 def _stamp(name: str, run_dir: RunDir) -> dict[str, dict[str, str]] | None:
-    """The stamp; None where there is none or it cannot be read (the stage then runs again)."""
+    """The stamp; None where there is none or it cannot be read (the stage then runs again).
+
+    Changed results are removed, so a name that leads out of the folder makes the stamp unreadable.
+    """
     path = run_dir.stamp_path(name)
     if not path.exists():
         return None
     try:
         found = read_json(path)
         ok = all(isinstance(found[part], dict) for part in ("inputs", "outputs"))
-    except (DataError, KeyError, TypeError):
+        root = run_dir.root.resolve()
+        inside = ok and all(
+            (root / file).resolve().is_relative_to(root) for file in found["outputs"]
+        )
+    except (DataError, KeyError, TypeError, ValueError, OSError):
         return None
-    return cast(dict[str, dict[str, str]], found) if ok else None
+    return cast(dict[str, dict[str, str]], found) if inside else None
 
 
 def _files(outputs: Sequence[Path]) -> list[Path]:

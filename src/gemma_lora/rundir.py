@@ -1,9 +1,8 @@
-"""The run folder: names of its files, writing them whole or not at all, stamps, lock.
+"""The run folder: names of its files, writing them whole or not at all, lock.
 
 Stages meet only through these files (docs/architecture.md lists them). `write_*` goes through a
 temporary file in the same folder, fsync and rename; `append_jsonl` is for rows that must survive a
-kill one by one, and `read_jsonl` drops a torn last line and says so. A stamp holds the hashes of a
-stage's inputs and is written last, so that its presence means the stage is complete.
+kill one by one, and `read_jsonl` drops a torn last line and says so.
 Refuses a second process in the same folder.
 """
 

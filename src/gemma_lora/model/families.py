@@ -31,6 +31,10 @@ class Family:
     """Attribute of the config that holds the text model's, for checkpoints with a vision part."""
     key_mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     """Names in the checkpoint (regex) to names in the text-only class."""
+    packs: bool = True
+    """Whether several rows in one sequence, with position ids that begin anew and neither mask nor
+    cache, give what the rows give singly (tests/test_families.py)."""
+    packing_reason: str = "packed logits and gradients equal those of single rows"
 
 
 _GEMMA3_FP16 = (

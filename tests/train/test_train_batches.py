@@ -9,8 +9,9 @@ import pytest
 from support.tiny import small_tokenizer
 from support.training import example
 
+from gemma_lora.data.tokens import tokenise
 from gemma_lora.prompt import PromptFormat
-from gemma_lora.train.batches import IGNORED, StepPlan, by_length, collate, tokenise
+from gemma_lora.train.batches import IGNORED, StepPlan, by_length, collate
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from gemma_lora import model as models
 from gemma_lora.config import LoraConfig
+from gemma_lora.data.tokens import tokenise
 from gemma_lora.errors import ModelError
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.train import trainer as trainers
-from gemma_lora.train.batches import IGNORED, StepPlan, by_length, collate, tokenise
+from gemma_lora.train.batches import IGNORED, StepPlan, by_length, collate
 from gemma_lora.train.decisions import decide
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import causal_model, check_training_path, mean_nll, nll_sum

@@ -1,7 +1,6 @@
 """From rows to the exact batches of every optimiser step.
 
-`tokenise` turns examples into token ids and a loss mask once, kept in an Arrow-backed
-`datasets.Dataset`. `StepPlan` lays out the whole training beforehand: step k is the same rows in
+`StepPlan` lays out the whole training beforehand: step k is the same rows in
 the same order for the same seed, so a resumed run only has to start at k. Rows of one step are
 sorted by length before they are cut into batches: that changes nothing in the sum over the step,
 and saves padding. Reads and writes no file.
@@ -11,23 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gemma_lora.errors import DataError
-from gemma_lora.records import Example
+from gemma_lora.data.tokens import Tokenised
 
-if TYPE_CHECKING:
-    from gemma_lora.prompt import PromptFormat
-
-__all__ = ["IGNORED", "Batch", "Step", "StepPlan", "Tokenised", "by_length", "collate", "tokenise"]
+__all__ = ["IGNORED", "Batch", "Step", "StepPlan", "by_length", "collate"]
 
 IGNORED = -100
 """Label of positions that carry no loss (the convention of torch and transformers)."""
@@ -65,61 +58,6 @@ class Step:
     @property
     def tokens(self) -> int:
         return sum(batch.tokens for batch in self.batches)
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """Token ids and loss masks of rows, with what had to be changed to get them."""
-
-    table: datasets.Dataset
-    lengths: np.ndarray = field(repr=False)
-    """(rows,) tokens of each row."""
-    supervised: np.ndarray = field(repr=False)
-    """(rows,) tokens with loss of each row."""
-    shortened: int
-    """Rows whose question was cut from the left to fit."""
-    dropped: int
-    """Rows left out because they are too long."""
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
-def tokenise(
-    rows: Sequence[Example], fmt: PromptFormat, *, max_length: int, keep_answer: bool
-) -> Tokenised:
-    """Encode `rows`; those over `max_length` tokens are cut (`keep_answer`) or dropped, and counted."""
-    ids: list[list[int]] = []
-    masks: list[list[bool]] = []
-    shortened = dropped = 0
-    for row in rows:
-        encoded = fmt.example(row.messages)
-        if len(encoded.ids) > max_length:
-            if not keep_answer:
-                dropped += 1
-                continue
-            try:
-                encoded = fmt.example(row.messages, max_length=max_length)
-            except DataError:  # the answer alone is too long
-                dropped += 1
-                continue
-            shortened += 1
-        ids.append(list(encoded.ids))
-        masks.append(list(encoded.supervised))
-    features = datasets.Features(
-        {
-            "ids": datasets.List(datasets.Value("int32")),
-            "mask": datasets.List(datasets.Value("bool")),
-        }
-    )
-    table = datasets.Dataset.from_dict({"ids": ids, "mask": masks}, features=features)
-    return Tokenised(
-        table=table.with_format("numpy"),
-        lengths=np.array([len(row) for row in ids], dtype=np.int64),
-        supervised=np.array([sum(mask[1:]) for mask in masks], dtype=np.int64),
-        shortened=shortened,
-        dropped=dropped,
-    )
 
 
 def collate(rows: Tokenised, chosen: Sequence[int], pad_id: int) -> Batch:

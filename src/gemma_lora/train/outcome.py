@@ -14,9 +14,10 @@ import torch
 from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.data.tokens import Tokenised
 from gemma_lora.prompt import PUBLISHED_TEMPLATE, PromptFormat
 from gemma_lora.rundir import file_digest
-from gemma_lora.train.batches import StepPlan, Tokenised
+from gemma_lora.train.batches import StepPlan
 from gemma_lora.train.card import CardFacts
 from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.progress import peak_memory_mib, peak_rss_mib

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.data.tokens import Tokenised, tokenise
 from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
@@ -31,7 +32,7 @@ from gemma_lora.rundir import RunDir, digest, file_digest, read_jsonl, write_jso
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import trainer as trainers
 from gemma_lora.train.adapter import save_verified
-from gemma_lora.train.batches import StepPlan, Tokenised, by_length, collate, tokenise
+from gemma_lora.train.batches import StepPlan, by_length, collate
 from gemma_lora.train.card import card_files
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions, decide, need_disk, need_one_process, need_trackers

@@ -218,8 +218,8 @@ def test_other_files_that_name_code_are_refused(copy_of, file):
     ("model_type", "found"),
     [
         ("llama", "is no Gemma family"),
-        ("gemma4", "Gemma 4 is not yet examined"),
-        ("gemma3n", "Gemma 3n is not yet examined"),
+        ("paligemma", "PaliGemma is not yet examined"),
+        ("gemma4_assistant", "a draft model of Gemma 4 is not yet examined"),
         (None, "is no Gemma family"),
         (["gemma"], "is no Gemma family"),
     ],

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, GemmaTokenizer
 
 from gemma_lora.errors import DataError, ModelError
 from gemma_lora.model.reference import STARTER
-from gemma_lora.prompt import PUBLISHED_TEMPLATE, PromptFormat
+from gemma_lora.model.templates import TURNS_1_TO_3
+from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Message
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -48,7 +49,7 @@ def system(text: str) -> Message:
 def own_ids(fmt: PromptFormat, messages: list[Message], *, generation: bool) -> list[int]:
     return fmt.tokenizer.apply_chat_template(
         [m.model_dump() for m in messages],
-        chat_template=None if fmt.template_source == "tokenizer" else PUBLISHED_TEMPLATE,
+        chat_template=None if fmt.template_source == "tokenizer" else TURNS_1_TO_3,
         tokenize=True,
         add_generation_prompt=generation,
         return_dict=False,
@@ -67,7 +68,7 @@ def fmt(request) -> PromptFormat:
     else:
         templates = {"gemma1": TEMPLATE_1, "gemma3": TEMPLATE_3, "published": None}
         tokenizer = small_tokenizer(templates[request.param])
-    return PromptFormat(tokenizer, name=request.param)
+    return PromptFormat(tokenizer, name=request.param, published=TURNS_1_TO_3)
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,8 @@ def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
     console.note(
         f"base model: {config.model.model} ({facts.family}, {facts.parameters / 1e6:,.1f} million parameters)"
     )
+    for note in facts.notes:
+        console.note(note)
     return {
         # of a local folder the last part only: a path may hold the name of a person
         "name": Path(ref.location).name if ref.kind == "local" else config.model.model,

@@ -1,7 +1,7 @@
 """From conversations to token ids, exact to the token: the one place that does it for all stages.
 
-Text comes from the tokenizer's own chat template, rendered by transformers; Gemma's published
-template stands in only where the tokenizer has none. Training ids are the inference prompt's ids +
+Text comes from the tokenizer's own chat template, rendered by transformers; the family's published
+one stands in only where the tokenizer has none. Training ids are the inference prompt's ids +
 the answer's ids + the end-of-turn id, so the model is asked later exactly what it was taught.
 Whatever in the data looks like a control token is encoded as plain text: such literals are masked
 while the template renders, control ids are emitted only for the template's own markers, and the
@@ -30,23 +30,7 @@ from gemma_lora.records import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PUBLISHED_TEMPLATE", "Encoded", "PromptFormat"]
-
-# The chat template of google/gemma-2b-it and google/gemma-2-2b-it (tokenizer_config.json), as Google
-# describes it at https://ai.google.dev/gemma/docs/core/prompt-structure; base models ship none.
-PUBLISHED_TEMPLATE = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
-    "{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for message in messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
-    "{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
-    "{% else %}{% set role = message['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
-)
+__all__ = ["Encoded", "PromptFormat"]
 
 _UNUSED = re.compile(r"<unused\d+>|<2mass>|\[@BOS@\]")  # reserved, though not marked special
 _MARKER_SHAPE = re.compile(r"<\|?[A-Za-z_][A-Za-z0-9_]*\|?>")
@@ -70,25 +54,34 @@ class Encoded:
 class PromptFormat:
     """One tokenizer with its template. `name` is what errors call the model.
 
-    `stop_ids`: further ids that end an answer (those of the generation config).
+    `published`: the template that stands in where the tokenizer has none of its own.
+    `stop_ids`: further ids that end an answer (the family's, and those of the generation config).
     Instances are read-only after construction and may be shared between threads.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, name: str, stop_ids: Iterable[int] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        published: str | None = None,
+        stop_ids: Iterable[int] = (),
     ) -> None:
         self.tokenizer: Any = tokenizer
         self.name = name
         own = self._own_template()
         vocabulary = self.tokenizer.get_vocab()
-        if own is None and not {"<start_of_turn>", "<end_of_turn>"} <= vocabulary.keys():
-            raise self._misfit(
-                "it has no chat template, and its vocabulary has no <start_of_turn> and "
-                "<end_of_turn> for Gemma's published one"
-            )
+        if own is None:
+            wanted = set(_MARKER_SHAPE.findall(published or ""))
+            missing = sorted(wanted - vocabulary.keys())
+            if missing or not wanted:
+                raise self._misfit(
+                    "it has no chat template, and its vocabulary has no "
+                    f"{' and '.join(missing) or 'turns'} for Gemma's published one"
+                )
         self.template_source = "tokenizer" if own is not None else "published"
-        self._template: str = own if own is not None else PUBLISHED_TEMPLATE
-        self.template_hash = hashlib.sha256(self._template.encode()).hexdigest()
+        self.template: str = own if own is not None else str(published)
+        self.template_hash = hashlib.sha256(self.template.encode()).hexdigest()
         if self.tokenizer.bos_token_id is None:
             raise self._misfit("it has no <bos> token")
         self.bos_id: int = int(self.tokenizer.bos_token_id)
@@ -98,6 +91,7 @@ class PromptFormat:
 
         skeleton = self._probe_render([_turn("user", _QUESTION), _turn("assistant", _ANSWER)])
         self._control = self._control_tokens(skeleton, vocabulary)
+        self.markers = frozenset(text for text in self._control if text in skeleton)
         self._control_ids = frozenset(self._control.values())
         self._splitter = _alternation(self._control)
         self._plain = _plain_encoder(self.tokenizer.backend_tokenizer, self._control)
@@ -274,7 +268,7 @@ class PromptFormat:
         masks: dict[str, str] = {}
         if not any(self._splitter.search(turn["content"]) for turn in turns):
             return turns, masks
-        present = {c for turn in turns for c in turn["content"]} | set(self._template)
+        present = {c for turn in turns for c in turn["content"]} | set(self.template)
         free = (chr(c) for c in range(0xF0000, 0xFFFFE) if chr(c) not in present)
 
         def replace(match: re.Match[str]) -> str:
@@ -356,7 +350,7 @@ class PromptFormat:
             return str(
                 self.tokenizer.apply_chat_template(
                     turns,
-                    chat_template=self._template,
+                    chat_template=self.template,
                     tokenize=False,
                     add_generation_prompt=generation,
                 )
@@ -457,7 +451,7 @@ class PromptFormat:
         ours = self.prompt(probe)
         theirs: list[int] = self.tokenizer.apply_chat_template(
             [_turn(m.role, m.content) for m in probe],
-            chat_template=self._template,
+            chat_template=self.template,
             tokenize=True,
             add_generation_prompt=True,
             return_dict=False,

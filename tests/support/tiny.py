@@ -8,6 +8,7 @@ Gemma's ids (`<pad>` 0, `<eos>` 1, `<bos>` 2, `<unk>` 3, `<unusedN>`, `<start_of
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -74,11 +75,14 @@ _WORDS = (  # noqa: SIM905 - a list of words
 ).split()
 
 
-def _head() -> list[str]:
+GEMMA_1 = {106: "<start_of_turn>", 107: "<end_of_turn>"}
+"""Control tokens by id, beside the reserved ones."""
+
+
+def _head(control: Mapping[int, str]) -> list[str]:
     """Ids 0 to 140: the order of the published Gemma 1 vocabulary, with shorter newline runs."""
     names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<2mass>", "[@BOS@]"]
-    names += [f"<unused{n}>" for n in range(99)]
-    names += ["<start_of_turn>", "<end_of_turn>"]
+    names += [control.get(7 + n, f"<unused{n}>") for n in range(101)]
     names += ["\n" * n for n in range(1, 17)]
     return names + ["▁" * n for n in range(2, 18)]
 
@@ -91,8 +95,13 @@ def _learn_word(word: str, vocab: dict[str, int], merges: list[tuple[str, str]])
             merges.append((word[: end - 1], word[end - 1]))
 
 
-def _build(size: int, words: itertools.chain[str], template: str | None) -> GemmaTokenizer:
-    head = _head()
+def _build(
+    size: int,
+    words: itertools.chain[str],
+    template: str | None,
+    control: Mapping[int, str] = GEMMA_1,
+) -> GemmaTokenizer:
+    head = _head(control)
     vocab = {text: number for number, text in enumerate(head)}
     for byte in range(256):
         vocab[f"<0x{byte:02X}>"] = len(vocab)
@@ -110,20 +119,20 @@ def _build(size: int, words: itertools.chain[str], template: str | None) -> Gemm
         [
             AddedToken(t, special=False, normalized=False)
             for t in head[4:]
-            if not t.endswith("turn>")
+            if t not in control.values()
         ]
     )
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
-    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(control.values())})
     tokenizer.chat_template = template
     return tokenizer
 
 
-def small_tokenizer(template: str | None = TEMPLATE_1, size: int = 850) -> GemmaTokenizer:
+def small_tokenizer(
+    template: str | None = TEMPLATE_1, size: int = 850, control: Mapping[int, str] = GEMMA_1
+) -> GemmaTokenizer:
     """About 850 pieces: letters, common words, bytes."""
     words = itertools.chain((f"▁{w}" for w in _WORDS), _WORDS)
-    return _build(size, words, template)
+    return _build(size, words, template, control)
 
 
 def large_tokenizer(template: str | None = TEMPLATE_1) -> GemmaTokenizer:

@@ -103,9 +103,8 @@ def measure(loaded: Loaded, fmt: PromptFormat, config: Config, console: Console)
 
 
 def _markers(fmt: PromptFormat) -> list[str]:
-    """Literals that the data should not contain: what the tokenizer calls special tokens."""
-    texts = {str(token) for token in fmt.tokenizer.all_special_tokens}
-    return sorted(texts | {"<start_of_turn>", "<end_of_turn>"})
+    """Literals that the data should not contain: special tokens, and those of the template."""
+    return sorted({str(token) for token in fmt.tokenizer.all_special_tokens} | fmt.markers)
 
 
 def _check_too_long(

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from gemma_lora.config import LoraConfig
 from gemma_lora.errors import ConfigError, ModelError
+from gemma_lora.model.families import Family, family_of
 from gemma_lora.model.load import skeleton
 from gemma_lora.model.reference import BaseRef, weights_digest
 from gemma_lora.model.safety import PICKLED, read_object, safetensors_header
@@ -38,7 +39,6 @@ __all__ = ["attach_lora", "load_adapter", "save_adapter"]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MAX_TENSORS = 100_000
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[\w.]+)\.lora_(?P<side>[AB])\.weight")
-_LAYERS = r"model\.layers\.\d+\.(?:self_attn|mlp)\."
 
 # keys of adapter_config.json whose value may differ from PEFT's default
 _FREE_KEYS = frozenset(
@@ -71,7 +71,7 @@ def attach_lora(base: PreTrainedModel, config: LoraConfig, seed: int) -> PeftMod
         r=config.rank,
         lora_alpha=cast(int, alpha),
         lora_dropout=config.dropout,
-        target_modules=f"{_LAYERS}(?:{names})",
+        target_modules=f"{_family(base).layers}(?:{names})",
         bias="none",
     )
     with torch.random.fork_rng(devices=_devices(base)):
@@ -167,7 +167,7 @@ def check_targets(ref: BaseRef, targets: tuple[str, ...]) -> None:
 
 
 def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
-    pattern = re.compile(_LAYERS + r"(\w+)")
+    pattern = re.compile(_family(base).layers + r"(\w+)")
     there: list[str] = []
     for name, module in base.named_modules():
         match = pattern.fullmatch(name)
@@ -189,6 +189,10 @@ def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
             where="--targets",
             expected="some of: " + ", ".join(known),
         )
+
+
+def _family(base: PreTrainedModel) -> Family:
+    return family_of(base.config.model_type, where=str(base.name_or_path))
 
 
 def _devices(base: PreTrainedModel) -> list[int]:
@@ -337,7 +341,12 @@ def _check_shapes(
     settings: dict[str, Any],
     folder: Path,
 ) -> set[str]:
-    layers = {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear)}
+    allowed = re.compile(_family(base).layers + r"\w+")
+    layers = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and allowed.fullmatch(name)
+    }
     rank = int(settings["r"])
     modules: dict[str, set[str]] = {}
     faults: list[str] = []
@@ -346,8 +355,8 @@ def _check_shapes(
         module, side = match["module"], match["side"]
         modules.setdefault(module, set()).add(side)
         layer = layers.get(module)
-        if layer is None or not module.startswith("model.layers."):
-            faults.append(f"{module}: the base model has no such layer")
+        if layer is None:
+            faults.append(f"{module}: the base model has no such layer in attention or MLP")
             continue
         wanted = (rank, layer.in_features) if side == "A" else (layer.out_features, rank)
         if tuple(tensor.shape) != wanted:

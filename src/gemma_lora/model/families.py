@@ -1,88 +1,164 @@
 """What each Gemma family needs and stands: the one table, with its reasons.
 
-Reads and writes nothing. Refuses (ModelError) every `model_type` that is not in the table, because
-an unexamined architecture degrades without a word (wrong attention backend, vision layers trained).
+Imports no torch, reads and writes nothing. Every row has passed the whole of tests/test_families.py
+on tiny random models made from its config class. Refuses (ModelError) every `model_type` that is not
+in the table, and kinds of a family that are no causal language model, because an unexamined
+architecture degrades without a word (wrong attention backend, vision layers trained).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any
 
-from gemma_lora.errors import ModelError
+from packaging.version import Version
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+from gemma_lora.errors import EnvironmentFault, ModelError
+from gemma_lora.model.templates import TURNS_1_TO_3, TURNS_4
+
+__all__ = ["FAMILIES", "Family", "check_kind", "check_versions", "family_of", "notes_of"]
+
+_EXACT = "exact for this family"
+_PACKS = "packed logits and gradients equal those of single rows"
+_FP16 = (
+    "activations of {} exceed 65,504, the largest fp16 number, and become infinite "
+    "(transformers#36822)"
+)
+# old and new layout of the same checkpoint; without it nothing would be loaded at all
+_LANGUAGE_MODEL = {r"^(model\.)?language_model\.(model\.)?": "model."}
+_BIDIRECTIONAL = (
+    "it attends in both directions, as models for embeddings do, and cannot be trained to answer"
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Models of a family whose config has `value` at `key`, and what is to be said about them."""
+
+    key: str
+    value: object
+    text: str
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture as it is loaded here."""
+    """One architecture as it is loaded, trained and asked here."""
 
     model_type: str
     title: str
     text_class: str
     """Class in transformers that is loaded: always the text-only one."""
-    attention: str
-    """Attention backend that computes what the family defines."""
-    attention_reason: str
-    fp16_refusal: str | None = None
-    """Why 16-bit floats with a short exponent are refused, or None where the family stands them."""
     text_config: str | None = None
-    """Attribute of the config that holds the text model's, for checkpoints with a vision part."""
+    """Attribute of the config that holds the text model's, for checkpoints with further parts."""
     key_mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     """Names in the checkpoint (regex) to names in the text-only class."""
+    versions: Mapping[str, str] = field(
+        default_factory=lambda: {"transformers": "5.23", "peft": "0.21"}
+    )
+    """The oldest packages with which the proof was made; older ones are refused."""
+
+    attention: str = "sdpa"
+    """Attention backend that computes what the family defines, on every device."""
+    attention_reason: str = _EXACT
+    fp16_refusal: str | None = None
+    """Why 16-bit floats with a short exponent are refused, or None where the family stands them."""
     packs: bool = True
     """Whether several rows in one sequence, with position ids that begin anew and neither mask nor
-    cache, give what the rows give singly (tests/test_families.py)."""
-    packing_reason: str = "packed logits and gradients equal those of single rows"
+    cache, give what the rows give singly."""
+    packing_reason: str = _PACKS
+
+    layers: str = r"model\.layers\.\d+\.(?:self_attn|mlp)\."
+    """What the names (regex) of the linear layers that LoRA may wrap begin with: those of the
+    language model's attention and MLP. Routers, per-layer inputs and output layer are not."""
+    published_template: str = TURNS_1_TO_3
+    """Stands in where a tokenizer has no chat template."""
+    stop_tokens: tuple[str, ...] = ("<end_of_turn>",)
+    """End an answer, besides `<eos>`, the template's own end and the generation config's."""
+    gemma_terms: bool = True
+    """Whether the weights are under the Gemma Terms of Use where no model card says otherwise."""
+
+    refused: tuple[Kind, ...] = ()
+    notes: tuple[Kind, ...] = ()
+    """What a user must know of such a model before training it."""
 
 
-_GEMMA3_FP16 = (
-    "activations of Gemma 3 exceed 65,504, the largest fp16 number, and become infinite "
-    "(transformers#36822)"
+_GEMMA_3 = Family(
+    "gemma3_text",
+    "Gemma 3",
+    "Gemma3ForCausalLM",
+    fp16_refusal=_FP16.format("Gemma 3"),
+    refused=(Kind("use_bidirectional_attention", True, _BIDIRECTIONAL),),
 )
+_GEMMA_3N = Family(
+    "gemma3n_text", "Gemma 3n", "Gemma3nForCausalLM", fp16_refusal=_FP16.format("Gemma 3n")
+)
+_GEMMA_4 = Family(
+    "gemma4_text",
+    "Gemma 4",
+    "Gemma4ForCausalLM",
+    fp16_refusal=_FP16.format("Gemma 4"),
+    published_template=TURNS_4,
+    stop_tokens=("<turn|>",),
+    gemma_terms=False,  # Apache-2.0
+    refused=(Kind("use_bidirectional_attention", "all", _BIDIRECTIONAL),),
+    notes=(
+        Kind(
+            "enable_moe_block",
+            True,
+            "a mixture of experts: attention and the dense MLP of each layer are trained, experts "
+            "and router stay as they are (they are no linear layers)",
+        ),
+    ),
+)
+_GEMMA_4_UNIFIED = replace(
+    _GEMMA_4, model_type="gemma4_unified_text", text_class="Gemma4UnifiedForCausalLM"
+)
+
+
+def _whole(text: Family, model_type: str) -> Family:
+    """The row for checkpoints that hold images' and sounds' parts besides the language model."""
+    return replace(
+        text,
+        model_type=model_type,
+        title=f"{text.title} (language model of a multimodal checkpoint)",
+        text_config="text_config",
+        key_mapping=_LANGUAGE_MODEL,
+    )
+
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
-        Family("gemma", "Gemma 1", "GemmaForCausalLM", "sdpa", "exact for this family"),
+        Family("gemma", "Gemma 1", "GemmaForCausalLM"),
         Family(
             "gemma2",
             "Gemma 2",
             "Gemma2ForCausalLM",
-            "eager",
-            "its soft-capped attention scores exist in no fused kernel of PyTorch",
+            attention="eager",
+            attention_reason="its soft-capped attention scores exist in no fused kernel of PyTorch",
         ),
-        Family(
-            "gemma3_text",
-            "Gemma 3",
-            "Gemma3ForCausalLM",
-            "sdpa",
-            "exact for this family",
-            fp16_refusal=_GEMMA3_FP16,
-        ),
-        Family(
-            "gemma3",
-            "Gemma 3 (language model of a vision checkpoint)",
-            "Gemma3ForCausalLM",
-            "sdpa",
-            "exact for this family",
-            fp16_refusal=_GEMMA3_FP16,
-            text_config="text_config",
-            # old and new layout of the same checkpoint; without it nothing would be loaded at all
-            key_mapping={r"^(model\.)?language_model\.(model\.)?": "model."},
-        ),
+        _GEMMA_3,
+        _whole(_GEMMA_3, "gemma3"),
+        _GEMMA_3N,
+        _whole(_GEMMA_3N, "gemma3n"),
+        _GEMMA_4,
+        _whole(_GEMMA_4, "gemma4"),
+        _GEMMA_4_UNIFIED,
+        _whole(_GEMMA_4_UNIFIED, "gemma4_unified"),
     )
 }
 
 _NOT_YET = {
-    "gemma3n": "Gemma 3n",
-    "gemma3n_text": "Gemma 3n",
-    "gemma4": "Gemma 4",
-    "gemma4_text": "Gemma 4",
+    "diffusion_gemma": "DiffusionGemma",
+    "embedding_gemma2": "EmbeddingGemma 2",
+    "gemma4_assistant": "a draft model of Gemma 4",
     "recurrent_gemma": "RecurrentGemma",
     "paligemma": "PaliGemma",
     "t5gemma": "T5Gemma",
+    "t5gemma2": "T5Gemma 2",
+    "vaultgemma": "VaultGemma",
 }
 
 
@@ -105,3 +181,35 @@ def family_of(model_type: object, *, where: str) -> Family:
         expected=f"a model of the families {titles}",
         remedy="for example --model google/gemma-2b-it, google/gemma-2-2b-it or google/gemma-3-1b-it",
     )
+
+
+def check_kind(family: Family, text_config: Any, *, where: str) -> None:
+    """ModelError for a model of a known family that is no causal language model."""
+    for kind in family.refused:
+        if getattr(text_config, kind.key, None) == kind.value:
+            raise ModelError(
+                f"{family.title} model that cannot be trained here: {kind.text}",
+                where=where,
+                details=[f"its config has {kind.key} = {kind.value!r}"],
+                remedy="choose a model that answers; its id ends in -it",
+            )
+
+
+def notes_of(family: Family, text_config: Any) -> tuple[str, ...]:
+    """What the user must know of this model before training it."""
+    return tuple(k.text for k in family.notes if getattr(text_config, k.key, None) == k.value)
+
+
+def check_versions(family: Family) -> None:
+    """EnvironmentFault for installed packages older than the family's proof."""
+    old = [
+        f"{name} {metadata.version(name)} is installed, {family.title} needs {least}"
+        for name, least in family.versions.items()
+        if Version(metadata.version(name)) < Version(least)
+    ]
+    if old:
+        raise EnvironmentFault(
+            f"{family.title} is not trained correctly by the installed packages",
+            details=old,
+            remedy="python -m pip install --upgrade " + " ".join(family.versions),
+        )

@@ -21,7 +21,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from gemma_lora.config import ModelConfig
 from gemma_lora.errors import ConfigError, EnvironmentFault, ModelError
-from gemma_lora.model.families import Family, family_of
+from gemma_lora.model.families import (
+    Family,
+    check_kind,
+    check_versions,
+    family_of,
+    notes_of,
+)
 from gemma_lora.model.reference import BaseRef, fetch
 from gemma_lora.model.safety import (
     check_base_folder,
@@ -76,6 +82,8 @@ class BaseFacts:
     stored_dtype: str
     attention: str
     attention_reason: str
+    notes: tuple[str, ...] = ()
+    """What is to be known before training this model."""
 
 
 def check_access(ref: BaseRef) -> BaseFacts:
@@ -102,6 +110,7 @@ def check_access(ref: BaseRef) -> BaseFacts:
         stored_dtype=stored,
         attention=family.attention,
         attention_reason=family.attention_reason,
+        notes=notes_of(family, text),
     )
 
 
@@ -117,9 +126,9 @@ def _without_weights(family: Family, text: Any) -> PreTrainedModel:
 
 
 def load_format(ref: BaseRef) -> PromptFormat:
-    """The tokenizer with its template; stop tokens of the generation config are added."""
+    """The tokenizer with its template; the family's and the generation config's stop tokens are added."""
     folder, _ = fetch(ref, weights=False)
-    read_config(folder)
+    family = family_of(read_config(folder).get("model_type"), where=str(folder))
     check_base_folder(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -131,7 +140,14 @@ def load_format(ref: BaseRef) -> PromptFormat:
             where=ref.name,
             remedy="fetch the tokenizer files of the model again (tokenizer.json, tokenizer_config.json)",
         ) from None
-    return PromptFormat(tokenizer, name=ref.name, stop_ids=_generation_stops(folder))
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary[token] for token in family.stop_tokens if token in vocabulary]
+    return PromptFormat(
+        tokenizer,
+        name=ref.name,
+        published=family.published_template,
+        stop_ids=[*stops, *_generation_stops(folder)],
+    )
 
 
 def decide_device(config: ModelConfig) -> Choice:
@@ -256,16 +272,19 @@ def _refuse_fp16(device: str, facts: BaseFacts) -> None:
 def _text_config(folder: Path) -> tuple[Family, Any]:
     raw = read_config(folder)
     family = family_of(raw.get("model_type"), where=str(folder))
+    check_versions(family)
     try:
         config: Any = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        return family, getattr(config, family.text_config) if family.text_config else config
+        text: Any = getattr(config, family.text_config) if family.text_config else config
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
         raise ModelError(
             f"config.json does not describe a {family.title} model: {str(error).splitlines()[0]}",
             where=str(folder),
         ) from None
+    check_kind(family, text, where=str(folder))
+    return family, text
 
 
 def _generation_stops(folder: Path) -> list[int]:
@@ -284,7 +303,7 @@ def _check_memory(
     for file in files:
         for name, entry in safetensors_header(file).items():
             if family.key_mapping and not any(re.match(key, name) for key in family.key_mapping):
-                continue  # the vision part is not loaded
+                continue  # what is no part of the language model is not loaded
             count = 1
             for size in entry["shape"]:
                 count *= int(size)

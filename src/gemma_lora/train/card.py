@@ -34,6 +34,9 @@ class CardFacts:
     base_weights: str
     template: str | None
     """Chat template to set on the tokenizer; None where the tokenizer brings its own."""
+    model_class: str | None
+    """Class that loads the language model alone from a multimodal checkpoint; None: the automatic."""
+    key_mapping: dict[str, str]
     licence: str | None
     gemma_terms: bool
     is_demo: bool
@@ -154,16 +157,21 @@ def _use(facts: CardFacts) -> str:
     elif facts.base_kind == "hub":
         base = repr(facts.base_name)
     pinned = f", revision={facts.base_revision!r}" if facts.base_kind == "hub" else ""
+    loader, mapped = "AutoModelForCausalLM", ""
+    if (
+        facts.model_class
+    ):  # the automatic class names its layers otherwise: the adapter would not fit
+        loader, mapped = facts.model_class, f", key_mapping={facts.key_mapping!r}"
     code = [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "from transformers import " + ", ".join(sorted([loader, "AutoTokenizer"])),
         *(["from gemma_lora.model import resolve"] if facts.base_kind == "starter" else []),
         "",
         f"base = {base}",
         'adapter = "."  # this folder',
         f"tokenizer = AutoTokenizer.from_pretrained(base{pinned})",
         *([f"tokenizer.chat_template = {facts.template!r}"] if facts.template else []),
-        f"model = AutoModelForCausalLM.from_pretrained(base{pinned})",
+        f"model = {loader}.from_pretrained(base{pinned}{mapped})",
         "model = PeftModel.from_pretrained(model, adapter).eval()",
         "",
         'messages = [{"role": "user", "content": "Where is my order?"}]',

@@ -15,7 +15,8 @@ from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised
-from gemma_lora.prompt import PUBLISHED_TEMPLATE, PromptFormat
+from gemma_lora.model.families import family_of
+from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import file_digest
 from gemma_lora.train.batches import StepPlan
 from gemma_lora.train.card import CardFacts
@@ -127,6 +128,7 @@ def result_of(
 def card_facts(config: Config, base: Base, result: dict[str, Any]) -> CardFacts:
     path = Path(config.data.path) if config.data.path else None
     licence = base.facts.licence
+    family = family_of(base.facts.model_type, where=base.ref.name)
     return CardFacts(
         base_name=Path(base.ref.location).name
         if base.ref.kind == "local"
@@ -137,10 +139,13 @@ def card_facts(config: Config, base: Base, result: dict[str, Any]) -> CardFacts:
         base_location=base.ref.location,
         base_revision=base.facts.revision,
         base_weights=base.weights,
-        template=PUBLISHED_TEMPLATE if base.fmt.template_source == "published" else None,
+        template=base.fmt.template if base.fmt.template_source == "published" else None,
         licence=licence,
-        # every family trained here is one of Gemma's; only a card can say that weights are not
-        gemma_terms=not base.ref.is_demo and licence in (None, "gemma"),
+        model_class=family.text_class if family.text_config else None,
+        key_mapping=dict(family.key_mapping),
+        # only the base's card can say that weights of a family under Gemma's terms are not
+        gemma_terms=not base.ref.is_demo
+        and (licence == "gemma" or (licence is None and family.gemma_terms)),
         is_demo=base.ref.is_demo,
         data_file=path.name if path else None,
         data_sha256=file_digest(path) if path and path.is_file() else None,

@@ -103,6 +103,24 @@ def test_cells_survive_into_the_split(made: Any, fmt: PromptFormat, tmp_path: Pa
     )
 
 
+def test_answers_that_the_template_keeps_from_training_are_told(tmp_path: Path) -> None:
+    from support.tiny import small_tokenizer
+    from support.variants import GEMMA_4, TEMPLATE_4, TEMPLATE_4_LARGE
+
+    talks = [
+        [{"role": ("user", "assistant")[n % 2], "content": f"{row} turn {n}"} for n in range(turns)]
+        for row, turns in [*((q, 4) for q, _ in plain(3)), *((q, 2) for q, _ in plain(9, 3))]
+    ]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    config = Config.model_validate({"data": {"path": str(path)}})
+    for template, told in ((TEMPLATE_4, False), (TEMPLATE_4_LARGE, True)):
+        console = quiet()
+        audit(config, PromptFormat(small_tokenizer(template, control=GEMMA_4), name="x"), console)
+        line = "3 of 12 rows have several answers, and only the last of each is trained"
+        assert any(line in warning for warning in console.warnings) == told
+
+
 def test_the_split_is_what_the_audit_says(made: Any, fmt: PromptFormat, tmp_path: Path) -> None:
     rows = [
         *plain(90),

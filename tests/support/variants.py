@@ -211,6 +211,37 @@ def _variants() -> list[Variant]:
 
 VARIANTS = _variants()
 
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+WHOLE: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "vision_config": {**_VISION, "image_size": 28, "patch_size": 14},
+        "mm_tokens_per_image": 4,
+    },
+    "gemma4": {
+        "vision_config": {
+            **_VISION,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "patch_size": 4,
+            "position_embedding_size": 64,
+        },
+        "audio_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "subsampling_conv_channels": [4, 4],
+            "output_proj_dims": 16,
+        },
+    },
+    "gemma4_unified": {},  # both other parts are optional
+}
+"""Further parts of multimodal checkpoints that are small enough to be built here, by `model_type`."""
+
 
 def text_config(variant: Variant) -> PreTrainedConfig:
     return getattr(transformers, variant.config_class)(**variant.shape)
@@ -229,6 +260,9 @@ def random_model(
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight") or "altup" in name:  # fresh ones are all equal
                 parameter.add_(0.1 * torch.randn(parameter.shape))
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.fill_(0.9)
     return model
 
 
@@ -254,7 +288,15 @@ def _make_whole(folder: Path, variant: Variant) -> None:
         for name, value in tensors.items()
         if name != "lm_head.weight"
     }
-    parts = ("model.vision_tower.encoder.layers.0.self_attn.q_proj.weight", "model.embed_audio.x")
+    parts: tuple[str, ...] = (
+        "model.vision_tower.encoder.layers.0.self_attn.q_proj.weight",
+        "model.embed_audio.x",
+    )
+    shared = variant.shape.get("num_kv_shared_layers", 0)  # published ones hold keys of these too
+    parts += tuple(
+        f"model.language_model.layers.{variant.shape['num_hidden_layers'] - 1 - n}.self_attn.k_proj.weight"
+        for n in range(shared)
+    )
     renamed |= {name: torch.ones(4, 4) for name in parts}
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     config = getattr(transformers, str(variant.whole))(text_config=text_config(variant).to_dict())

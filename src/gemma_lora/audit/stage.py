@@ -188,11 +188,23 @@ def _facts(
             test_file=test.path.name,
         )
     _warn(facts, console)
+    _warn_of_earlier_answers(data, fmt, console)
     console.note(
         f"split: {counts['train']:,} train, {counts['validation']:,} validation, "
         f"{counts['test']:,} test"
     )
     return facts
+
+
+def _warn_of_earlier_answers(data: _File, fmt: PromptFormat, console: Console) -> None:
+    answers = [sum(m.role == "assistant" for m in row.messages) for row in data.measured.rows]
+    several = sum(count > 1 for count in answers)
+    if several and not fmt.prefix_consistent:
+        console.warn(
+            f"{several} of {len(answers)} rows have several answers, and only the last of each is "
+            f"trained: when it asks, the template of {fmt.name} writes text that it leaves out of "
+            "finished turns. To train an answer, make it the last one of a row"
+        )
 
 
 def _warn(facts: dict[str, Any], console: Console) -> None:

@@ -103,10 +103,21 @@ def test_blocks_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     texts = [" ".join(generator.choices(stock, k=8)) for _ in range(150)]
     whole = near_duplicate_groups(texts, 0.6).tolist()
-    monkeypatch.setattr("gemma_lora.data.duplicates._BLOCK_PRODUCTS", 50)
-    monkeypatch.setattr("gemma_lora.data.duplicates._BLOCK_SHINGLES", 50)
-    assert same_partition(near_duplicate_groups(texts, 0.6).tolist(), whole)
     assert same_partition(whole, brute_force(texts, 0.6))
+    for name, value in (("_PART", 50), ("_PAIRS", 50), ("_LONG", 2), ("_BUCKETS", 2)):
+        monkeypatch.setattr(f"gemma_lora.data.duplicates.{name}", value)
+        assert same_partition(near_duplicate_groups(texts, 0.6).tolist(), whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(words, min_size=10, max_size=40), st.sampled_from([0.3, 0.5, 0.8, 0.9]))
+def test_long_runs_and_skipped_components_miss_nothing(texts: list[str], threshold: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gemma_lora.data.duplicates._LONG", 1)
+        patch.setattr("gemma_lora.data.duplicates._PART", 100)
+        patch.setattr("gemma_lora.data.duplicates._BITMAP", 64)
+        found = near_duplicate_groups(texts, threshold).tolist()
+    assert same_partition(found, brute_force(texts, threshold))
 
 
 def test_pairs_just_at_the_threshold_are_found() -> None:
@@ -215,6 +226,16 @@ def test_too_few_or_too_alike() -> None:
     with pytest.raises(DataError, match="without splitting near-duplicates") as caught:
         split_clusters(["same"] * 50, 0, test_rows=None, validation_rows=None)
     assert "--near-duplicate" in str(caught.value)
+
+
+def test_a_large_cluster_is_not_quadratic() -> None:
+    """40,000 texts that are nearly alike: 800 million pairs, of which few need to be looked at."""
+    base = "Good morning, I cannot sign in to my account since the update of last night, case "
+    generator = random.Random(0)
+    texts = [base + str(generator.randint(0, 10**6)) for _ in range(40_000)]
+    start = time.process_time()
+    assert len(set(near_duplicate_groups(texts, 0.8).tolist())) == 1
+    assert time.process_time() - start < 20
 
 
 def test_ten_thousand_rows_are_quick() -> None:

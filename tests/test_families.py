@@ -117,6 +117,19 @@ def test_every_row_of_the_table_is_proven_here():
         assert family.attention_reason
 
 
+def test_the_documents_say_what_the_table_says():
+    text = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| Gemma")]
+    told = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
+    assert set(told) == {family.title.split(" (")[0] for family in FAMILIES.values()}
+    for family in FAMILIES.values():
+        _, attention, fp16, packing, system = told[family.title.split(" (")[0]]
+        assert attention.split(":")[0] == family.attention
+        assert fp16.startswith("refused") == (family.fp16_refusal is not None)
+        assert packing.startswith("yes") == family.packs
+        assert system.startswith("folded") == (family.published_template != TURNS_4)
+
+
 def test_the_variants_hold_what_is_special_in_their_families():
     configs = {variant.name: variant.shape for variant in VARIANTS}
     for name, shape in configs.items():

@@ -155,6 +155,7 @@ _NOT_YET = {
     "embedding_gemma2": "EmbeddingGemma 2",
     "gemma4_assistant": "a draft model of Gemma 4",
     "recurrent_gemma": "RecurrentGemma",
+    "shieldgemma2": "ShieldGemma 2",
     "paligemma": "PaliGemma",
     "t5gemma": "T5Gemma",
     "t5gemma2": "T5Gemma 2",

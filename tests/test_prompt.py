@@ -492,3 +492,61 @@ def test_ten_thousand_short_rows_take_seconds(fmt):
     for row in rows:
         fmt.example(row)
     assert time.process_time() - started < 10
+
+
+# ---------------------------------------------------------------------- many rows at once
+
+ROWS = [
+    [user("Where is it?"), model("Here.")],
+    [system("Be brief."), user("  Where? "), model(" Here.\n")],
+    [user("a"), model("b"), user("c\n\nd"), model("e 👩‍🚀")],
+    [system("s"), user("a"), model("b"), user("c"), model("d"), user("e"), model("f")],
+    [user("<start_of_turn>model\nhi<end_of_turn>"), model("<bos><eos> <unused7> [@BOS@]")],
+    [system("<end_of_turn>"), user("<start_of_turn"), model(">x<end_of_turn>")],
+    *[[user(text), model(text[::-1])] for text in TEXTS],
+    *[[user(text), model(other)] for text, other in itertools.permutations(TEXTS[:4], 2)],
+]
+FAULTY = [
+    [user("no answer")],
+    [user("blank answer"), model(" ")],
+    [model("begins"), user("wrongly"), model("so")],
+    [user("half \ud83d"), model("a character")],
+    [],
+]
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_many_rows_are_encoded_as_each_alone(fmt: PromptFormat, faulty: bool) -> None:
+    rows = ROWS + FAULTY if faulty else ROWS * 3
+    found = fmt.examples(rows)
+    assert len(found) == len(rows)
+    for row, got in zip(rows, found, strict=True):
+        try:
+            alone = fmt.example(row)
+        except DataError as error:
+            assert isinstance(got, DataError)
+            assert str(got) == str(error)
+        else:
+            assert got == alone
+    assert sum(isinstance(got, DataError) for got in found) >= (len(FAULTY) if faulty else 0)
+    assert fmt.examples([]) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.text(max_size=12) | st.sampled_from(["<bos>", "<unused1>", "<end_of_turn>"]),
+            min_size=1,
+            max_size=5,
+        ),
+        max_size=6,
+    )
+)
+def test_any_rows_are_encoded_as_each_alone(small: PromptFormat, texts: list[list[str]]) -> None:
+    rows = [[(user, model)[i % 2](text) for i, text in enumerate([*row, "end"])] for row in texts]
+    for row, got in zip(rows, small.examples(rows), strict=True):
+        try:
+            assert got == small.example(row)
+        except DataError as error:
+            assert str(got) == str(error)

@@ -38,6 +38,8 @@ _QUESTION, _ANSWER, _SYSTEM = "qprobeq", "aprobea", "sprobes"
 _SHORT = 24  # template texts such as "model\n" are encoded once and remembered
 
 Turn = dict[str, str]
+_Layout = list[list[int | str]]
+"""A row in parts; each is a sequence of control ids and of plain texts."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class PromptFormat:
         turns, unmask = self._mask(self._fold(messages))
         text = self._render(turns, generation=True)
         cuts = [edge for span in self._answer_spans(text, turns) for edge in span]
-        ids = self._with_bos(self._encode_parts(text, cuts, unmask))
+        ids = self._with_bos([self._encode(part, {}) for part in self._parts(text, cuts, unmask)])
         return [token for part in ids for token in part]
 
     def example(self, messages: Sequence[Message], max_length: int | None = None) -> Encoded:
@@ -126,12 +128,37 @@ class PromptFormat:
         its question, never the template's markers, the system text or any of the last answer;
         DataError where that is not enough.
         """
-        if not messages or messages[-1].role != "assistant":
-            raise DataError("a training row must end with an assistant turn")
         encoded = self._example(messages)
         if max_length is None or len(encoded) <= max_length:
             return encoded
         return self._shortened(messages, max_length)
+
+    def examples(self, rows: Sequence[Sequence[Message]]) -> list[Encoded | DataError]:
+        """For each row what `example` gives, or raises; faster, since texts are encoded together."""
+        layouts = [self._layout_or_fault(messages) for messages in rows]
+        sound = [layout for layout in layouts if not isinstance(layout, DataError)]
+        texts = {
+            piece: None
+            for layout in sound
+            for part in layout
+            for piece in part
+            if isinstance(piece, str) and piece not in self._known
+        }
+        try:
+            batch = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):  # one of the texts is none: see which, one by one
+            batch = None
+        encoded = {} if batch is None else {t: e.ids for t, e in zip(texts, batch, strict=True)}
+        found: list[Encoded | DataError] = []
+        for layout in layouts:
+            if isinstance(layout, DataError):
+                found.append(layout)
+                continue
+            try:
+                found.append(self._assembled(layout, encoded))
+            except DataError as error:
+                found.append(error)
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of an answer; control tokens are left out."""
@@ -175,6 +202,18 @@ class PromptFormat:
     # ------------------------------------------------------------------ rows
 
     def _example(self, messages: Sequence[Message]) -> Encoded:
+        return self._assembled(self._layout(messages), {})
+
+    def _layout_or_fault(self, messages: Sequence[Message]) -> _Layout | DataError:
+        try:
+            return self._layout(messages)
+        except DataError as error:
+            return error
+
+    def _layout(self, messages: Sequence[Message]) -> _Layout:
+        """The row in parts that change between prompt (even) and answer (odd)."""
+        if not messages or messages[-1].role != "assistant":
+            raise DataError("a training row must end with an assistant turn")
         turns, unmask = self._mask(self._fold(messages))
         for turn in turns:
             if turn["role"] == "assistant" and not turn["content"].strip():
@@ -188,7 +227,10 @@ class PromptFormat:
             text = head + body + self._end_of_turn
             spans = [(len(head), len(head) + len(body))]
         text = text[: spans[-1][1] + len(self._end_of_turn)]
-        parts = self._encode_parts(text, [edge for span in spans for edge in span], unmask)
+        return self._parts(text, [edge for span in spans for edge in span], unmask)
+
+    def _assembled(self, layout: _Layout, encoded: Mapping[str, Sequence[int]]) -> Encoded:
+        parts = [self._encode(part, encoded) for part in layout]
         ids: list[int] = []
         supervised: list[bool] = []
         for number, part in enumerate(self._with_bos(parts)):
@@ -282,41 +324,56 @@ class PromptFormat:
         masked = [_turn(t["role"], self._splitter.sub(replace, t["content"])) for t in turns]
         return masked, {mask: literal for literal, mask in masks.items()}
 
-    def _encode_parts(
-        self, text: str, cuts: Sequence[int], unmask: Mapping[str, str]
-    ) -> list[list[int]]:
+    def _parts(self, text: str, cuts: Sequence[int], unmask: Mapping[str, str]) -> _Layout:
         edges = [0, *cuts, len(text)]
-        return [self._encode(text[start:end], unmask) for start, end in itertools.pairwise(edges)]
+        return [self._split(text[start:end], unmask) for start, end in itertools.pairwise(edges)]
 
-    def _encode(self, rendered: str, unmask: Mapping[str, str]) -> list[int]:
-        """Ids of rendered text: template markers as their id, everything between as plain text."""
-        ids: list[int] = []
+    def _split(self, rendered: str, unmask: Mapping[str, str]) -> list[int | str]:
+        """Rendered text as template markers (their ids) and the plain text between them."""
+        pieces: list[int | str] = []
         position = 0
         for match in self._splitter.finditer(rendered):
             token = self._control.get(match.group())
             if token is None:
                 continue
-            ids += self._encode_text(rendered[position : match.start()], unmask)
-            ids.append(token)
+            pieces += [rendered[position : match.start()], token]
             position = match.end()
-        return ids + list(self._encode_text(rendered[position:], unmask))
+        pieces.append(rendered[position:])
+        return [
+            piece
+            if isinstance(piece, int)
+            else ("".join(unmask.get(c, c) for c in piece) if unmask else piece)
+            for piece in pieces
+            if piece != ""
+        ]
 
-    def _encode_text(self, text: str, unmask: Mapping[str, str]) -> Sequence[int]:
-        if not text:
-            return ()
-        if text in self._known and not unmask:
+    def _encode(
+        self, pieces: Sequence[int | str], encoded: Mapping[str, Sequence[int]]
+    ) -> list[int]:
+        """Ids of markers and of the texts between them; `encoded`: those already encoded."""
+        ids: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self._encode_text(piece, encoded.get(piece))
+        return ids
+
+    def _encode_text(self, text: str, ids: Sequence[int] | None) -> Sequence[int]:
+        """Ids of plain text, without any control token; `ids`: what the plain tokenizer gave."""
+        if text in self._known:
             return self._known[text]
-        original = "".join(unmask.get(c, c) for c in text) if unmask else text
-        try:
-            ids = self._plain.encode(original, add_special_tokens=False).ids
-        except (UnicodeEncodeError, TypeError):
-            raise DataError(
-                "the text holds a lone surrogate, which is no character",
-                remedy="repair the escape sequence (\\ud800 to \\udfff) in the data",
-            ) from None
+        if ids is None:
+            try:
+                ids = self._plain.encode(text, add_special_tokens=False).ids
+            except (UnicodeEncodeError, TypeError):
+                raise DataError(
+                    "the text holds a lone surrogate, which is no character",
+                    remedy="repair the escape sequence (\\ud800 to \\udfff) in the data",
+                ) from None
         if not self._control_ids.isdisjoint(ids):  # merges of the vocabulary can spell a marker
-            ids = [token for piece in self._broken_up(original) for token in self._pieces(piece)]
-        if len(text) <= _SHORT and not unmask and len(self._known) < 4096:
+            ids = [token for piece in self._broken_up(text) for token in self._pieces(piece)]
+        if len(text) <= _SHORT and len(self._known) < 4096:
             self._known[text] = tuple(ids)
         return ids
 

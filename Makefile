@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 
-.PHONY: quickstart test test-full check format lint types layers docs clean constraints
+.PHONY: quickstart test test-full check format lint types layers docs clean constraints \
+	bench bench-2b bench-switches profile bench-page
 
 # --- installed once, and again when what is to be installed changes
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -18,6 +19,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 # --- the whole pipeline on the example, with the shipped model and the offline judge
@@ -48,12 +53,31 @@ layers: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	$(BIN)/pytest tests/test_docs.py
 
+# --- speed and memory, on a machine that does nothing else (docs/benchmarks.md); BENCH="--rounds 5"
+BENCH ?=
+RUN_BENCH := PYTHONPATH=tools $(BIN)/python -m bench
+
+bench: $(VENV)/installed-bench
+	$(RUN_BENCH) speed $(BENCH)
+
+bench-2b: $(VENV)/installed-bench
+	$(RUN_BENCH) 2b $(BENCH)
+
+bench-switches: $(VENV)/installed-bench
+	$(RUN_BENCH) switches $(BENCH)
+
+profile: $(VENV)/installed-bench
+	$(RUN_BENCH) profile $(BENCH)
+
+bench-page: $(VENV)/installed
+	$(RUN_BENCH) page
+
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache
 
 # --- maintenance: try the newest versions, test, and pin what was tested
 constraints:
 	rm -rf build/pin && $(PYTHON) -m venv build/pin
-	build/pin/bin/python -m pip install --quiet --upgrade 'torch==2.13.0' '.[dev]'
+	build/pin/bin/python -m pip install --quiet --upgrade 'torch==2.13.0' '.[bench,dev]'
 	{ sed -n '/^#/p' constraints.txt; build/pin/bin/python -m pip freeze --exclude gemma-lora --exclude pip --exclude setuptools | sed 's/+cpu$$//' | tr 'A-Z_' 'a-z-'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt

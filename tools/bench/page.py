@@ -1,0 +1,219 @@
+"""docs/benchmarks.md, made from figures: the same JSON gives the same text.
+
+`write` takes what the commands left in build/bench (runs with --quick are refused) over the parts in
+docs/benchmarks.json, and renders that file. Nothing in the document is typed by hand but the words here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.targets import NAMES, checks
+
+Part = Mapping[str, Any]
+
+_TITLE = """# Benchmarks
+
+Made by `make bench-page` from [benchmarks.json](benchmarks.json), which the commands below fill; no figure here is
+typed by hand. Only what was measured is said, and targets that were missed are named as missed. To measure anew, on a
+machine that does nothing else:
+
+<!-- not run: make -->
+```bash
+make bench bench-2b bench-switches profile bench-page
+```
+"""
+
+_METHOD = """## How it is measured
+
+- **In turn.** Every contestant runs once a round, in a fresh process, the order reversed every other round. Figures are
+  medians over the rounds; a ratio is taken within a round, then its median.
+- **Same work.** One random model (fixed seed), one tokenizer, the same rows as the same token ids with the prompt masked,
+  LoRA r=16, alpha=32 on all seven linear layers, the Trainer's default AdamW. TRL packs many rows into one of its
+  sequences; its step then takes as many packs as come closest to the rows of a step.
+- **Speed** is tokens of data a second: no padding counts, and everything between two steps does. The first steps are
+  the warm-up and do not count; start-up is the time from the start of the process to the end of its first step,
+  imports and compilation included.
+- **Memory** is the highest resident memory after the weights were loaded and touched, minus that at this moment (the
+  kernel's high-water mark, set back then). Ours includes saving and proving the adapter, which the others do not do.
+- **The machine's limit** is torch.mm alone, in the model's shapes and format, in the same rounds; the fastest shape counts.
+- **FLOPs** are those that are needed: 4 for each linear parameter of the layers and token, 6 for each LoRA parameter and
+  token, 4 x vocabulary x hidden for each supervised token, and causal attention by the rows' real lengths. Padding,
+  recomputation and logits without a label earn nothing.
+"""
+
+
+def write(found: Path, docs: Path) -> int:
+    """Take new parts over and write the document; 1 where there is nothing to say."""
+    store = docs / "benchmarks.json"
+    parts: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    for name in PARTS:
+        file = found / f"{name}.json"
+        if file.exists():
+            part = json.loads(file.read_text())
+            if part["quick"]:
+                print(f"{file.name} is of a --quick run and is left out")
+                continue
+            parts[name] = published(part)
+    if not parts:
+        print("nothing was measured yet")
+        return 1
+    store.write_text(json.dumps(parts, indent=1) + "\n")
+    (docs / "benchmarks.md").write_text(render(parts))
+    return 0
+
+
+def published(part: Part) -> dict[str, Any]:
+    """Without each step's seconds and what our console said, which only grow the file."""
+    return {key: value for key, value in part.items() if key != "rounds"}
+
+
+def render(parts: Mapping[str, Part]) -> str:
+    """The whole document."""
+    blocks = [_TITLE]
+    for name, show in PARTS.items():
+        blocks.append(show(parts[name]) if name in parts else _HEADINGS[name] + _NOT_YET[name])
+    return "\n".join([*blocks, _METHOD])
+
+
+# ---------------------------------------------------------------------- parts
+
+_HEADINGS = {
+    "speed": "## Against others\n\n",
+    "2b-cpu": "## Gemma 2B's true shape on a CPU\n\n",
+    "2b-cuda": "## Gemma 2B's true shape on a GPU\n\n",
+    "switches": "## TRL's switches\n\n",
+    "profile": "## Where the time of a step goes\n\n",
+}
+_NOT_YET = dict.fromkeys(_HEADINGS, "Not measured yet.\n") | {
+    "2b-cuda": "Not tried: no GPU was at hand. `make bench-2b` measures it where there is one.\n"
+}
+
+
+def speed(part: Part) -> str:
+    """The main comparison with its targets."""
+    summary = part["summary"]
+    lines = [_HEADINGS["speed"] + _setting(part), _comparison(summary), _dates(part), ""]
+    lines += ["| target | aimed at | measured | |", "|---|---|---|---|"]
+    for check in checks(summary):
+        met = "met" if check.met else "**missed**"
+        lines.append(f"| {check.what} | {check.target} | {check.found} | {met} |")
+    return "\n".join([*lines, ""])
+
+
+def two_billion(heading: str) -> Callable[[Part], str]:
+    """Gemma 2B; its comparison has no fixed targets on a CPU."""
+
+    def show(part: Part) -> str:
+        return "\n".join(
+            [_HEADINGS[heading] + _setting(part), _comparison(part["summary"]), _dates(part), ""]
+        )
+
+    return show
+
+
+def switches(part: Part) -> str:
+    """Each switch of TRL's: its effect, or why it does not work."""
+    lines = [_HEADINGS["switches"] + _setting(part) + "Each once, in a fresh process.\n"]
+    lines += [
+        "| switches | tokens/s | MiB above the weights | batches a step |",
+        "|---|---|---|---|",
+    ]
+    for name, result in part["switches"].items():
+        if "failed" in result:
+            reason = result["failed"].replace("|", "/").replace("`", "'")
+            lines.append(f"| {name} | fails: {reason} | | |")
+        else:
+            lines.append(
+                f"| {name} | {result['speed']:,.0f} | {result['above_weights_mib']:,.0f} | {result['batches']} |"
+            )
+    best = ", ".join(f"{key}={value}" for key, value in part["best"].items())
+    return "\n".join([*lines, "", f"The comparison above takes: {best}.", ""])
+
+
+def profile(part: Part) -> str:
+    """One of our steps by op."""
+    found = part["profile"]
+    lines = [
+        _HEADINGS["profile"]
+        + _setting(part)
+        + f"Step {found['step']} of ours, dropout {found['dropout']:g}, "
+        f"{found['seconds']:.2f} s under torch.profiler; own time of each op.\n",
+        "| op | share | ms | calls |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {_plain(op['op'])} | {op['share']:.1%} | {op['ms']:,.0f} | {op['calls']:,} |"
+        for op in found["ops"]
+    ]
+    return "\n".join([*lines, f"| all others | {found['others_share']:.1%} | | |", ""])
+
+
+PARTS: dict[str, Callable[[Part], str]] = {
+    "speed": speed,
+    "2b-cpu": two_billion("2b-cpu"),
+    "2b-cuda": two_billion("2b-cuda"),
+    "switches": switches,
+    "profile": profile,
+}
+"""Name of the file in build/bench without its ending: the text of it."""
+
+# ---------------------------------------------------------------------- pieces
+
+
+def _setting(part: Part) -> str:
+    about, setting, rows = part["about"], part["setting"], part["setting"]["rows"]
+    machine = (
+        about["gpu"] or f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB"
+    )
+    return (
+        f"{setting['model']}, {setting['precision']}, {machine}. {rows['rows']} rows of "
+        f"{' and '.join(rows['sources'])}: {rows['tokens']:,} tokens, {rows['supervised']:,} of them with loss; "
+        f"{rows['shortest']} to {rows['longest']} tokens, median {rows['median']} "
+        f"(rows over {rows['limit']} are left out). "
+        f"{setting['batch'] * setting['accumulation']} sequences a step "
+        f"({setting['batch']} x {setting['accumulation']}), {setting['steps']} steps, "
+        f"the first {setting['warmup']} not counted.\n\n"
+    )
+
+
+def _comparison(summary: Part) -> str:
+    lines = [
+        "| | tokens/s | ours is | MiB above the weights | ours is | share of matmul | start-up, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in summary["contestants"].items():
+        ratio = summary["ratios"].get(name)
+        speed_ratio = f"{ratio['speed']:.2f}x" if ratio else ""
+        memory_ratio = f"{ratio['memory']:.2f}x" if ratio else ""
+        lines.append(
+            f"| {NAMES[name]} | {found['speed']:,.0f} ({_range(found['speed_range'])}) | {speed_ratio} "
+            f"| {found['memory_mib']:,.0f} ({_range(found['memory_range'])}) | {memory_ratio} "
+            f"| {found['share_of_matmul']:.1%} | {_range(sorted(found['start_up_seconds']))} |"
+        )
+    lines.append("")
+    lines.append(
+        f"Medians, in brackets the range over the rounds. Matrix multiplication: "
+        f"{summary['matmul_gflops']:,.0f} GFLOP/s; needed: {summary['flops_a_token'] / 1e6:,.0f} million FLOPs a token.\n"
+    )
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{values[0]:,.0f}", f"{values[-1]:,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _dates(part: Part) -> str:
+    about = part["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"Measured on {about['date']} at commit {about['commit']}; {about['system']}, {versions}.\n"
+    )
+
+
+def _plain(op: str) -> str:
+    return op.replace("|", "/").replace("<", "").replace(">", "")[:80]

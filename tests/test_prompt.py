@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, GemmaTokenizer
 from gemma_lora.errors import DataError, ModelError
 from gemma_lora.model.reference import STARTER
 from gemma_lora.model.templates import TURNS_1_TO_3
-from gemma_lora.prompt import PromptFormat
+from gemma_lora.prompt import Encoded, PromptFormat
 from gemma_lora.records import Message
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -515,19 +515,24 @@ FAULTY = [
 ]
 
 
+def alone(fmt: PromptFormat, row: list[Message]) -> Encoded | str:
+    try:
+        return fmt.example(row)
+    except DataError as error:
+        return str(error)
+
+
+def told(got: Encoded | DataError) -> Encoded | str:
+    return str(got) if isinstance(got, DataError) else got
+
+
 @pytest.mark.parametrize("faulty", [False, True])
 def test_many_rows_are_encoded_as_each_alone(fmt: PromptFormat, faulty: bool) -> None:
     rows = ROWS + FAULTY if faulty else ROWS * 3
     found = fmt.examples(rows)
     assert len(found) == len(rows)
     for row, got in zip(rows, found, strict=True):
-        try:
-            alone = fmt.example(row)
-        except DataError as error:
-            assert isinstance(got, DataError)
-            assert str(got) == str(error)
-        else:
-            assert got == alone
+        assert told(got) == alone(fmt, row)
     assert sum(isinstance(got, DataError) for got in found) >= (len(FAULTY) if faulty else 0)
     assert fmt.examples([]) == []
 
@@ -546,7 +551,4 @@ def test_many_rows_are_encoded_as_each_alone(fmt: PromptFormat, faulty: bool) ->
 def test_any_rows_are_encoded_as_each_alone(small: PromptFormat, texts: list[list[str]]) -> None:
     rows = [[(user, model)[i % 2](text) for i, text in enumerate([*row, "end"])] for row in texts]
     for row, got in zip(rows, small.examples(rows), strict=True):
-        try:
-            assert got == small.example(row)
-        except DataError as error:
-            assert str(got) == str(error)
+        assert told(got) == alone(small, row)

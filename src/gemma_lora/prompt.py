@@ -19,6 +19,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -108,6 +109,13 @@ class PromptFormat:
         self._check_against_tokenizer()
 
     # ------------------------------------------------------------------ public
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 (hex) of all of the tokenizer that decides ids."""
+        own: str = self.tokenizer.backend_tokenizer.to_str()
+        marks = repr((sorted(self._control.items()), self.bos_id, self.end_of_turn_id))
+        return hashlib.sha256((own + marks).encode("utf-8", "surrogatepass")).hexdigest()
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the model starts to answer; `messages` end with a user turn."""

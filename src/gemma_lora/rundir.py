@@ -15,10 +15,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,10 +29,13 @@ __all__ = [
     "RunDir",
     "append_jsonl",
     "digest",
+    "disk_fault",
     "file_digest",
+    "iter_jsonl",
     "read_json",
     "read_jsonl",
     "read_saved",
+    "whole_file",
     "write_json",
     "write_jsonl",
     "write_text",
@@ -46,12 +49,19 @@ PART = ".part"
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either all of it or what it held before."""
+    with whole_file(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[IO[bytes]]:
+    """A stream; `path` holds all that was written to it once that is done, and till then what it held."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(temporary).chmod(0o644)  # mkstemp makes it private; results are meant to be shared
@@ -71,7 +81,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> None:
     """One record a line."""
-    write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+    with whole_file(path) as stream:
+        for row in rows:
+            stream.write(row.model_dump_json().encode("utf-8") + b"\n")
 
 
 def append_jsonl(path: Path, row: BaseModel | Mapping[str, Any]) -> None:
@@ -115,31 +127,46 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 def read_jsonl(path: Path, kind: type[Row], console: Console | None = None) -> list[Row]:
     """All rows of `path`. A torn last line (no newline) is cut off the file, with a notice."""
+    return list(iter_jsonl(path, kind, console))
+
+
+def iter_jsonl(path: Path, kind: type[Row], console: Console | None = None) -> Iterator[Row]:
+    """The rows of `path` one by one, as `read_jsonl` gives them all."""
     try:
-        raw = path.read_bytes()
+        stream = path.open("rb")
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise disk_fault(error, path) from error
-    whole, _, torn = raw.rpartition(b"\n")
-    if torn:
-        if console is not None:
-            console.note(
-                f"{path.name}: the last line was torn off by an interruption and is dropped"
-            )
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole) + 1 if whole else 0)
-    rows: list[Row] = []
-    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
-        try:
-            rows.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            raise DataError(
-                f"line {number} is not a {kind.__name__}: {error.errors()[0]['msg']}",
-                where=str(path),
-                remedy="delete the file to make this stage run again",
-            ) from None
-    return rows
+    with stream:
+        _cut_torn_line(path, console)
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(
+                    f"line {number} is not a {kind.__name__}: {error.errors()[0]['msg']}",
+                    where=str(path),
+                    remedy="delete the file to make this stage run again",
+                ) from None
+
+
+def _cut_torn_line(path: Path, console: Console | None) -> None:
+    size = end = path.stat().st_size
+    with path.open("rb") as stream:
+        while end > 0:  # from the end back to the last line end
+            start = max(0, end - 65536)
+            stream.seek(start)
+            at = stream.read(end - start).rfind(b"\n")
+            end = start + at + 1 if at >= 0 else start
+            if at >= 0:
+                break
+    if end == size:
+        return
+    if console is not None:
+        console.note(f"{path.name}: the last line was torn off by an interruption and is dropped")
+    with path.open("r+b") as stream:
+        stream.truncate(end)
 
 
 def digest(*parts: Any) -> str:
@@ -190,6 +217,7 @@ class RunDir:
         self.provenance = root / "provenance.json"
         self.audit = root / "audit.json"
         self.split = root / "split"
+        self.tokens = root / "tokens"
         self.train_rows = root / "split" / "train.jsonl"
         self.validation_rows = root / "split" / "validation.jsonl"
         self.test_rows = root / "split" / "test.jsonl"

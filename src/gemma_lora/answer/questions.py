@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
+from gemma_lora.data.cells import Cell
 from gemma_lora.data.columns import Columns, recognise
 from gemma_lora.data.conversations import turns_of
 from gemma_lora.data.reading import read_table
-from gemma_lora.data.table import Cell, Problem, Table, is_blank, quoted, raise_problems
+from gemma_lora.data.table import Problem, Table, is_blank, quoted, raise_problems
 from gemma_lora.errors import DataError
 from gemma_lora.records import Example, Message
 from gemma_lora.rundir import digest

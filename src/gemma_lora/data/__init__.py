@@ -6,17 +6,19 @@ gives each cluster to one side. The audit stage joins them and writes the files.
 
 from __future__ import annotations
 
+from gemma_lora.data.cells import Row, Rows, place
 from gemma_lora.data.duplicates import near_duplicate_groups, normalise
-from gemma_lora.data.examples import Loaded, Row, load_examples
+from gemma_lora.data.examples import Loaded, load_examples
 from gemma_lora.data.reading import read_table
 from gemma_lora.data.split import MIN_ROWS, Side, cluster_rows, default_sizes, split_clusters
-from gemma_lora.data.table import Problem, Table, is_blank, place, quoted, raise_problems
+from gemma_lora.data.table import Problem, Table, is_blank, quoted, raise_problems
 
 __all__ = [
     "MIN_ROWS",
     "Loaded",
     "Problem",
     "Row",
+    "Rows",
     "Side",
     "Table",
     "cluster_rows",

@@ -155,7 +155,7 @@ def _drop_constant_context(table: Table, found: Columns) -> None:
 def _not_recognised(table: Table, faults: list[str]) -> DataError:
     listed = [
         f"column {i}: {quoted(name, 40)}"
-        + (f", first {_sample(table, i - 1)}" if table.rows else "")
+        + (f", first {_sample(table, i - 1)}" if len(table.rows) else "")
         for i, name in enumerate(table.columns, start=1)
         if name
     ]

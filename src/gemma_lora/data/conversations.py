@@ -12,7 +12,8 @@ import ast
 import json
 from typing import Any, cast
 
-from gemma_lora.data.table import Cell, is_blank, quoted
+from gemma_lora.data.cells import Cell
+from gemma_lora.data.table import is_blank, quoted
 from gemma_lora.records import Role
 
 __all__ = ["Turns", "turns_of"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from charset_normalizer import from_bytes
 
+from gemma_lora.data.lines import Text
 from gemma_lora.errors import DataError
 
 __all__ = ["BAD_CHARACTER", "Decoded", "decode"]
@@ -47,6 +48,7 @@ _MAGIC = (
     (b"\x80\x05", "a Python pickle", "export the rows as CSV; pickles are never opened"),
 )
 
+_PIECE = 1 << 16  # larger ones, four bytes a character, would stay in the heap
 _FORMATS = "CSV, TSV, JSON or JSON lines as plain text"
 
 
@@ -54,7 +56,7 @@ _FORMATS = "CSV, TSV, JSON or JSON lines as plain text"
 class Decoded:
     """`text` without byte order mark; `encoding` as a codec name; `how` it was found, in words."""
 
-    text: str
+    text: Text
     encoding: str
     how: str
 
@@ -65,21 +67,19 @@ def decode(raw: bytes, named: str | None, where: str) -> Decoded:
         return _decode_named(raw, named, where)
     for mark, encoding in _BOMS:
         if raw.startswith(mark):
-            text = _whole(raw[len(mark) :], encoding, where)
+            text = _text(raw[len(mark) :], encoding, where)
             return Decoded(text, encoding, "by its byte order mark")
     _refuse_binary(raw, where)
     wide = _utf16_without_mark(raw)
     if wide is not None:
-        return Decoded(_whole(raw, wide, where), wide, "by its pattern of NUL bytes")
-    try:
-        return Decoded(raw.decode("utf-8"), "utf-8", "valid UTF-8")
-    except UnicodeDecodeError:
-        pass
+        return Decoded(_text(raw, wide, where), wide, "by its pattern of NUL bytes")
+    if _is_utf8(raw):
+        return Decoded(Text(raw, "strict", clean=True), "utf-8", "valid UTF-8")
     if _broken_utf8(raw):
-        text = raw.decode("utf-8", "surrogateescape")
-        return Decoded(text, "utf-8", "mostly valid UTF-8")
+        return Decoded(Text(raw, "surrogateescape", clean=False), "utf-8", "mostly valid UTF-8")
     encoding = _guess(raw)
-    return Decoded(raw.decode(encoding, "surrogateescape"), encoding, "guessed, no valid UTF-8")
+    text = Text.of(raw.decode(encoding, "surrogateescape"))
+    return Decoded(text, encoding, "guessed, no valid UTF-8")
 
 
 def _decode_named(raw: bytes, named: str, where: str) -> Decoded:
@@ -92,19 +92,33 @@ def _decode_named(raw: bytes, named: str, where: str) -> Decoded:
             where="--encoding",
             expected="for example utf-8, utf-16, cp1252, latin-1",
         ) from None
-    if encoding.startswith(("utf-16", "utf-32")):
-        text = _whole(raw, encoding, where)
+    if encoding == "utf-8":
+        text = _text(raw.removeprefix(codecs.BOM_UTF8), encoding, where)
+    elif encoding.startswith(("utf-16", "utf-32")):
+        text = _text(raw, encoding, where)
     else:
-        text = raw.decode(encoding, "surrogateescape")
-    return Decoded(text.removeprefix("\ufeff"), encoding, "named by --encoding")
+        text = Text.of(raw.decode(encoding, "surrogateescape").removeprefix("\ufeff"))
+    return Decoded(text, encoding, "named by --encoding")
 
 
-def _whole(raw: bytes, encoding: str, where: str) -> str:
+def _is_utf8(raw: bytes) -> bool:
+    """Strictly, a piece at a time: as one string, it would take up to four times the room."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    try:
+        for start in range(0, len(raw), _PIECE):
+            decoder.decode(raw[start : start + _PIECE])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _text(raw: bytes, encoding: str, where: str) -> Text:
     """Decode, with located bytes where the codec allows stand-ins, else one located error."""
     if encoding == "utf-8":
-        return raw.decode(encoding, "surrogateescape")
+        return Text(raw, "surrogateescape", clean=_is_utf8(raw))
     try:
-        return raw.decode(encoding)
+        return Text.of(raw.decode(encoding).removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode(encoding, "replace")
         line = before.count("\n") + 1

@@ -13,9 +13,11 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gemma_lora.data.cells import Cells
 from gemma_lora.data.decoding import BAD_CHARACTER
 from gemma_lora.data.dialect import Dialect, big_cells, find_dialect, find_header, physical_lines
-from gemma_lora.data.table import Cell, Problem, quoted, raise_problems
+from gemma_lora.data.lines import Lines, Text
+from gemma_lora.data.table import Problem, quoted, raise_problems
 from gemma_lora.errors import DataError
 
 __all__ = ["Delimited", "read_delimited"]
@@ -31,7 +33,7 @@ class Delimited:
     delimiter: str
     columns: list[str]
     header_line: int
-    rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
+    rows: Cells = field(default_factory=Cells)
     lines: array[int] = field(default_factory=lambda: array("q"))
     blank: int = 0
     empty: list[Problem] = field(default_factory=list[Problem])
@@ -41,14 +43,14 @@ class Delimited:
 
 
 def read_delimited(
-    text: str, *, where: str, delimiter: str | None, wanted: frozenset[str]
+    text: Text, *, where: str, delimiter: str | None, wanted: frozenset[str]
 ) -> Delimited:
     """Parse `text`. `wanted`: keys of the columns that flags name, which help to find the header.
 
     Faults of rows come back in `problems`; faults of the header raise DataError.
     """
     lines = physical_lines(text)
-    suspect = BAD_CHARACTER.search(text) is not None
+    suspect = text.suspect
     with big_cells():
         dialect, notes = find_dialect(lines, delimiter, wanted)
         header, header_line, title_notes = find_header(lines, dialect, wanted, where)
@@ -62,7 +64,7 @@ def read_delimited(
     return found
 
 
-def bad_characters(lines: list[str]) -> list[Problem]:
+def bad_characters(lines: Lines) -> list[Problem]:
     """Each line with NUL or undecodable bytes: the first such place and how many there are."""
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
@@ -87,20 +89,20 @@ def bad_characters(lines: list[str]) -> list[Problem]:
     return problems
 
 
-def _height(lines: list[str], start: int, dialect: Dialect) -> int:
-    reader = dialect.reader(lines, start, strict=False)
+def _height(lines: Lines, start: int, dialect: Dialect) -> int:
+    reader = dialect.reader(lines.from_line(start), strict=False)
     next(reader)
     return reader.line_num
 
 
 def _read_rows(
-    lines: list[str], start: int, dialect: Dialect, found: Delimited, suspect: bool, where: str
+    lines: Lines, start: int, dialect: Dialect, found: Delimited, suspect: bool, where: str
 ) -> None:
     """Append the sound rows from line index `start` on, and a problem for each other one."""
     width = len(found.columns)
     position, restarts = start, 0
     while position < len(lines):
-        reader = dialect.reader(lines, position, strict=True)
+        reader = dialect.reader(lines.from_line(position), strict=True)
         begin = position
         try:
             for row in reader:
@@ -119,7 +121,7 @@ def _read_rows(
                 elif suspect and any(BAD_CHARACTER.search(cell) for cell in row):
                     found.faulty += 1  # `bad_characters` says where
                 else:
-                    found.rows.append(row)  # pyright: ignore[reportArgumentType] - text cells
+                    found.rows.append(row)
                     found.lines.append(line)
             return
         except csv.Error as error:
@@ -136,11 +138,11 @@ def _read_rows(
                 )
 
 
-def _next_sound_row(lines: list[str], begin: int, dialect: Dialect, width: int) -> int:
+def _next_sound_row(lines: Lines, begin: int, dialect: Dialect, width: int) -> int:
     """Index of the first line after `begin` to go on at: a whole row by itself, or broken by itself."""
     for index in range(begin + 1, len(lines)):
         try:
-            row = next(dialect.reader([lines[index]], 0, strict=True), [])
+            row = next(dialect.reader([lines[index]], strict=True), [])
         except csv.Error as error:
             if "unexpected end" in str(error):
                 continue  # the line only opens or closes a cell of several lines
@@ -154,9 +156,7 @@ def _next_sound_row(lines: list[str], begin: int, dialect: Dialect, width: int) 
     return index
 
 
-def _broken(
-    lines: list[str], begin: int, resumed: int, dialect: Dialect, error: csv.Error
-) -> Problem:
+def _broken(lines: Lines, begin: int, resumed: int, dialect: Dialect, error: csv.Error) -> Problem:
     """Where the quote stands that cannot be right, from a walk over the failing record."""
     span = "" if resumed <= begin + 1 else f" (lines {begin + 1} to {resumed} are left out)"
     quote, delimiter = dialect.quote, dialect.delimiter
@@ -204,7 +204,7 @@ def _broken(
     return Problem(begin + 1, f": {error}{span}", "broken quoting")
 
 
-def _closing(lines: list[str], line: int, column: int, quote: str) -> tuple[int, int]:
+def _closing(lines: Lines, line: int, column: int, quote: str) -> tuple[int, int]:
     """Line index and column of the quote that closes the cell; (len(lines), 0) without one."""
     while line < len(lines):
         text = lines[line]
@@ -276,9 +276,9 @@ def _name_columns(found: Delimited, where: str) -> None:
         )
 
 
-def _counts_rows(rows: list[list[Cell]]) -> bool:
-    first = str(rows[0][0]) if rows else ""
+def _counts_rows(rows: Cells) -> bool:
+    first = str(rows[0][0]) if len(rows) else ""
     if first not in ("0", "1"):
         return False
-    numbers = [str(row[0]) for row in rows]
-    return all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers)
+    numbers = {str(row[0]) for row in rows}
+    return len(numbers) == len(rows) and all(number.isdecimal() for number in numbers)

@@ -7,16 +7,16 @@ is `delimited.py`'s. What deviates from plain CSV comes back as a note for the u
 from __future__ import annotations
 
 import csv
-import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from gemma_lora.data.lines import Lines, Text
 from gemma_lora.data.names import is_known, key
 from gemma_lora.data.table import quoted
 from gemma_lora.errors import DataError
@@ -42,10 +42,10 @@ class Dialect:
     quote: str = '"'
     skip_space: bool = False
 
-    def reader(self, lines: list[str], start: int, *, strict: bool) -> Reader:
-        """Reader over `lines` from index `start` on."""
+    def reader(self, lines: Iterable[str], *, strict: bool) -> Reader:
+        """Reader over `lines`."""
         return csv.reader(
-            islice(lines, start, None),
+            lines,
             delimiter=self.delimiter,
             quotechar=self.quote,
             skipinitialspace=self.skip_space,
@@ -63,19 +63,20 @@ def big_cells() -> Generator[None]:
         csv.field_size_limit(before)
 
 
-def physical_lines(text: str) -> list[str]:
+def physical_lines(text: Text) -> Lines:
     """Lines with their ends. Lone carriage returns end lines only in files that are written so."""
-    unquoted = re.match(r'(?:[^"\r\n]+|"[^"]*")*', text)
+    data = text.data
+    unquoted = re.match(rb'(?:[^"\r\n]+|"[^"]*")*', data)
     end = unquoted.end() if unquoted else 0
-    if text[end : end + 1] in ("\r", "\n"):
-        carriage_returns = text[end] == "\r" and text[end + 1 : end + 2] != "\n"
+    if data[end : end + 1] in (b"\r", b"\n"):
+        carriage_returns = data[end : end + 1] == b"\r" and data[end + 1 : end + 2] != b"\n"
     else:
-        carriage_returns = "\n" not in text
-    return list(io.StringIO(text, newline="" if carriage_returns else "\n"))
+        carriage_returns = b"\n" not in data
+    return text.lines(carriage_returns=carriage_returns)
 
 
 def find_dialect(
-    lines: list[str], delimiter: str | None, wanted: frozenset[str]
+    lines: Lines, delimiter: str | None, wanted: frozenset[str]
 ) -> tuple[Dialect, list[str]]:
     """The dialect of a file, with notes on what is unusual; `delimiter` is `--delimiter`."""
     notes: list[str] = []
@@ -83,7 +84,7 @@ def find_dialect(
         dialect = Dialect(_named_delimiter(delimiter))
     else:
         # Excel writes the separator into a first line of its own
-        excel = re.fullmatch(r'"?sep=(.)"?\r?\n?', lines[0]) if lines else None
+        excel = re.fullmatch(r'"?sep=(.)"?\r?\n?', lines[0]) if len(lines) else None
         if excel:
             dialect = Dialect(excel.group(1))
         else:
@@ -99,7 +100,7 @@ def find_dialect(
 
 
 def find_header(
-    lines: list[str], dialect: Dialect, wanted: frozenset[str], where: str
+    lines: Lines, dialect: Dialect, wanted: frozenset[str], where: str
 ) -> tuple[list[str], int, list[str]]:
     """Cells and physical line of the header, with a note where lines above it are left out."""
     records = [r for r in _sample(lines, dialect) if any(cell.strip() for cell in r[1])]
@@ -128,8 +129,8 @@ def _named_delimiter(name: str) -> str:
     return character
 
 
-def _sample(lines: list[str], dialect: Dialect) -> list[_Record]:
-    reader = dialect.reader(lines[:_SAMPLE_LINES], 0, strict=False)
+def _sample(lines: Lines, dialect: Dialect) -> list[_Record]:
+    reader = dialect.reader(lines[:_SAMPLE_LINES], strict=False)
     records: list[_Record] = []
     begin = 0
     try:
@@ -141,7 +142,7 @@ def _sample(lines: list[str], dialect: Dialect) -> list[_Record]:
     return records
 
 
-def _fitness(lines: list[str], dialect: Dialect, wanted: frozenset[str]) -> tuple[int, float]:
+def _fitness(lines: Lines, dialect: Dialect, wanted: frozenset[str]) -> tuple[int, float]:
     """Names recognised in the likeliest header (2 suffice), then the share of rows of usual width."""
     records = [r for r in _sample(lines, dialect) if any(cell.strip() for cell in r[1])]
     if not records:
@@ -175,13 +176,13 @@ def _header_index(records: list[_Record], wanted: frozenset[str]) -> int:
     return 0
 
 
-def _single_quoted(lines: list[str], dialect: Dialect) -> bool:
+def _single_quoted(lines: Lines, dialect: Dialect) -> bool:
     """Every cell of the first line stands in single quotes."""
-    cells = lines[0].strip().split(dialect.delimiter) if lines else []
+    cells = lines[0].strip().split(dialect.delimiter) if len(lines) else []
     return len(cells) > 1 and all(re.fullmatch("'[^']+'", cell.strip()) for cell in cells)
 
 
-def _spaced_quotes(lines: list[str], dialect: Dialect) -> bool:
+def _spaced_quotes(lines: Lines, dialect: Dialect) -> bool:
     """Most rows have a cell that opens with a space and a quote: `a, "b, c"`."""
     if dialect.delimiter == " ":
         return False

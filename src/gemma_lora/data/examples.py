@@ -13,36 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
+from gemma_lora.data.cells import Cell, Row, Rows
 from gemma_lora.data.columns import Columns, recognise
 from gemma_lora.data.conversations import turns_of
 from gemma_lora.data.reading import read_table
-from gemma_lora.data.table import Cell, Problem, Table, is_blank, place, quoted, raise_problems
+from gemma_lora.data.table import Problem, Table, is_blank, quoted, raise_problems
 from gemma_lora.errors import DataError
 from gemma_lora.records import Message
 from gemma_lora.rundir import digest
 
-__all__ = ["Loaded", "Row", "load_examples"]
-
-
-@dataclass(slots=True)
-class Row:
-    """A conversation that ends with an answer, not yet assigned to a cluster."""
-
-    id: str
-    messages: tuple[Message, ...]
-    line: int
-    item: int = 0
-    """Number in the JSON list, from 1; 0 where the file is no such list."""
-
-    @property
-    def place(self) -> str:
-        """`line 3`, or in a JSON list `line 1, item 5`."""
-        return place(self.line, self.item)
-
-    @property
-    def question(self) -> str:
-        """All that the user says, which is what duplicates are looked for in."""
-        return "\n".join(m.content for m in self.messages if m.role == "user")
+__all__ = ["Loaded", "load_examples"]
 
 
 @dataclass(slots=True)
@@ -51,21 +31,21 @@ class Loaded:
 
     table: Table
     columns: Columns
-    rows: list[Row]
+    rows: Rows
     problems: list[Problem]
     """Rows that were dropped (`--on-bad-row skip`), by line."""
 
     @property
     def repeats(self) -> int:
         """Rows that repeat an earlier one word for word."""
-        return len(self.rows) - len({row.id.partition("-")[0] for row in self.rows})
+        return self.rows.repeats
 
 
 def load_examples(path: Path, config: DataConfig) -> Loaded:
     """All usable rows of `path`; DataError with all faults unless `config` says to skip them."""
     table = read_table(path, config)
     columns = recognise(table, config)
-    rows: list[Row] = []
+    rows = Rows()
     problems = list(table.problems)
     seen: Counter[str] = Counter()
     for index, (cells, line) in enumerate(zip(table.rows, table.lines, strict=True)):
@@ -79,7 +59,8 @@ def load_examples(path: Path, config: DataConfig) -> Loaded:
         rows.append(Row(identity, messages, line, table.item(index)))
     if config.on_bad_row == "stop":
         raise_problems(table.where, problems)
-    if not rows:
+    table.release()
+    if not len(rows):
         raise_problems(table.where, problems, remedy="correct these places: no row is left")
         raise DataError("no row is left", where=table.where)
     return Loaded(table, columns, rows, sorted(problems))

@@ -15,8 +15,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from gemma_lora.data.cells import Cell, Cells
 from gemma_lora.data.decoding import BAD_CHARACTER
-from gemma_lora.data.table import Cell, Problem, quoted
+from gemma_lora.data.lines import Text
+from gemma_lora.data.table import Problem, quoted
 from gemma_lora.errors import DataError
 
 __all__ = ["JsonRows", "looks_like_json", "read_json_rows"]
@@ -32,7 +34,7 @@ class JsonRows:
 
     format: str = "json"
     columns: list[str] = field(default_factory=list[str])
-    rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
+    rows: Cells = field(default_factory=Cells)
     lines: array[int] = field(default_factory=lambda: array("q"))
     items: array[int] = field(default_factory=lambda: array("q"))
     """For each row its number in the list, from 1; empty for one object a line."""
@@ -69,6 +71,77 @@ def _key_twice(value: Any) -> str | None:
     return next((found for v in inner if (found := _key_twice(v)) is not None), None)
 
 
+class _Rows:
+    """Takes values as they are read: sound rows into `found.rows`, what is wrong into its problems."""
+
+    def __init__(self, found: JsonRows) -> None:
+        self.found = found
+        self._columns: dict[str, int] = {}
+        self._instances: list[_Found] | None = None
+        """Rows of the self-instruct form, held back until it is known that all are of it."""
+        self._some = False
+
+    def take(self, value: Any, line: int, item: int) -> None:
+        twice = _key_twice(value)
+        if twice is not None:
+            self.found.problems.append(Problem(line, f": {twice}", "duplicate key", item))
+        elif isinstance(value, dict):
+            self._object(cast(_Object, value), line, item)
+        else:
+            what = "a list" if isinstance(value, list) else quoted(str(value), 30)
+            text = f": {what} where an object should be"
+            self.found.problems.append(Problem(line, text, "no object", item))
+
+    def _object(self, row: _Object, line: int, item: int) -> None:
+        of_instances = _is_instances(row.get("instances")) and "output" not in row
+        if of_instances and not self._some:
+            self._instances = []
+        self._some = True
+        if self._instances is None:
+            self._add(row, line, item)
+            return
+        self._instances.append((line, item, row))
+        if not of_instances:
+            held, self._instances = self._instances, None
+            for line, item, row in held:
+                self._add(row, line, item)
+
+    def finish(self) -> None:
+        if self._instances is not None:
+            self.found.notes.append(
+                "self-instruct form: each entry of `instances` is a row of its own"
+            )
+            for line, item, row in self._instances:
+                rest = {k: v for k, v in row.items() if k != "instances"}
+                for instance in cast(list[_Object], row["instances"]):
+                    self._add({**rest, **instance}, line, item)
+        self.found.columns = list(self._columns)
+
+    def _add(self, row: _Object, line: int, item: int) -> None:
+        for name in row:
+            self._columns.setdefault(name, len(self._columns))
+        cells = [_cell(row.get(name)) for name in self._columns]
+        found = self.found
+        if not any(cells):
+            found.blank += 1
+            found.empty.append(Problem(line, ": no key holds text", "blank row", item))
+            return
+        bad = next((n for n, c in zip(self._columns, cells, strict=True) if _is_bad(c)), None)
+        if bad is None:
+            found.rows.append(cells)
+            found.lines.append(line)
+            if item:
+                found.items.append(item)
+        else:
+            text = f", {quoted(bad, 30)}: a NUL, an undecodable byte or half of a surrogate pair"
+            found.problems.append(Problem(line, text, "bad character", item))
+
+
+def _is_bad(cell: Cell) -> bool:
+    text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+    return BAD_CHARACTER.search(text) is not None
+
+
 # numbers stay as written: 1.0 and 007-like ids must not change on their way into a prompt
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=str
@@ -80,21 +153,23 @@ def looks_like_json(text: str) -> bool:
     return re.match(r'\s*(?:\[\s*[\[{\]]|\{\s*["}])', text) is not None
 
 
-def read_json_rows(text: str, *, where: str, lines_wanted: bool) -> JsonRows:
+def read_json_rows(text: Text, *, where: str, lines_wanted: bool) -> JsonRows:
     """Parse `text`; `lines_wanted` where the file's name says JSON lines."""
     found = JsonRows()
-    objects: list[_Found] = []
-    start = _skip(text, 0)
+    rows = _Rows(found)
     try:
-        if text.startswith("[", start) and not (lines_wanted and _line_is_list(text, start)):
-            _read_list(text, start, objects, found)
-        elif _is_lines(text, start, lines_wanted):
+        if _is_lines(text, lines_wanted):
             found.format = "jsonl"
-            _read_lines(text, objects, found)
+            _read_lines(text, rows)
         else:
-            _read_object(text, start, objects, found, where)
+            whole = text.whole()
+            start = _skip(whole, 0)
+            if whole.startswith("[", start):
+                _read_list(whole, start, rows)
+            else:
+                _read_object(whole, start, rows, where)
     except json.JSONDecodeError as error:
-        line, column = _place(text, error.pos)
+        line, column = _place(error.doc, error.pos)
         raise DataError(
             f"line {line}, column {column}: no valid JSON: {error.msg}",
             where=where,
@@ -102,8 +177,7 @@ def read_json_rows(text: str, *, where: str, lines_wanted: bool) -> JsonRows:
         ) from None
     except RecursionError:
         raise DataError("cannot be read as JSON: nested too deeply", where=where) from None
-    objects = _flatten_instances(objects, found)
-    _tabulate(objects, found)
+    rows.finish()
     return found
 
 
@@ -117,28 +191,35 @@ def _place(text: str, position: int) -> tuple[int, int]:
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
 
 
-def _line_is_list(text: str, start: int) -> bool:
-    """The first line is a whole JSON value by itself, and more lines follow."""
-    end = text.find("\n", start)
-    try:
-        _DECODER.decode(text[start : end if end >= 0 else len(text)])
-    except (ValueError, RecursionError):
-        return False
-    return end >= 0 and _skip(text, end) < len(text)
+def _is_lines(text: Text, lines_wanted: bool) -> bool:
+    """One value a line, rather than one list or object for the whole file.
 
-
-def _is_lines(text: str, start: int, lines_wanted: bool) -> bool:
-    """One object a line, rather than one object for the whole file."""
+    The first line tells nearly always, so that a large file need not become one string.
+    """
+    lines = text.lines()
+    number = next(n for n, line in enumerate(lines) if _skip(line, 0) < len(line))
+    first = lines[number]
+    following = next((x for x in lines.from_line(number + 1) if _skip(x, 0) < len(x)), "")
+    start = _skip(first, 0)
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = _DECODER.raw_decode(first, start)
+        more = following != "" or _skip(first, end) < len(first)
     except (ValueError, RecursionError):
-        if lines_wanted:
-            return True
-        following = text.find("\n", start)
-        return following >= 0 and text.startswith("{", _skip(text, following))
-    if _skip(text, end) < len(text):
-        return True
-    return lines_wanted or not (isinstance(value, dict) and _lists_inside(cast(_Object, value)))
+        value, more = None, False
+    if first.startswith("[", start):
+        return lines_wanted and value is not None and following != ""
+    if value is None and not lines_wanted:
+        whole = text.whole()
+        try:
+            value, end = _DECODER.raw_decode(whole, _skip(whole, 0))
+        except (ValueError, RecursionError):
+            return following.startswith("{", _skip(following, 0))
+        more = _skip(whole, end) < len(whole)
+    return (
+        lines_wanted
+        or more
+        or not (isinstance(value, dict) and _lists_inside(cast(_Object, value)))
+    )
 
 
 def _lists_inside(value: _Object) -> list[str]:
@@ -151,7 +232,7 @@ def _lists_inside(value: _Object) -> list[str]:
     ]
 
 
-def _read_list(text: str, start: int, objects: list[_Found], found: JsonRows) -> None:
+def _read_list(text: str, start: int, rows: _Rows) -> None:
     """Walk the list item by item, so that each row knows its line and its number."""
     at, line, counted, item = _skip(text, start + 1), 1, 0, 0
     if text.startswith("]", at):
@@ -163,7 +244,7 @@ def _read_list(text: str, start: int, objects: list[_Found], found: JsonRows) ->
             value, end = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise json.JSONDecodeError(f"{error.msg} (item {item})", text, error.pos) from None
-        _take(value, line, item, objects, found)
+        rows.take(value, line, item)
         at = _skip(text, end)
         if text.startswith("]", at):
             return
@@ -172,36 +253,21 @@ def _read_list(text: str, start: int, objects: list[_Found], found: JsonRows) ->
         at = _skip(text, at + 1)
 
 
-def _take(value: Any, line: int, item: int, objects: list[_Found], found: JsonRows) -> None:
-    """`value` as a row, or what is wrong with it as a problem."""
-    twice = _key_twice(value)
-    if twice is not None:
-        found.problems.append(Problem(line, f": {twice}", "duplicate key", item))
-    elif isinstance(value, dict):
-        objects.append((line, item, cast(_Object, value)))
-    else:
-        what = "a list" if isinstance(value, list) else quoted(str(value), 30)
-        text = f": {what} where an object should be"
-        found.problems.append(Problem(line, text, "no object", item))
-
-
-def _read_lines(text: str, objects: list[_Found], found: JsonRows) -> None:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _read_lines(text: Text, rows: _Rows) -> None:
+    problems = rows.found.problems
+    for number, line in enumerate(text.lines(), start=1):
         if not line.strip():
             continue
         try:
-            _take(_DECODER.decode(line), number, 0, objects, found)
+            rows.take(_DECODER.decode(line.removesuffix("\n")), number, 0)
         except json.JSONDecodeError as error:
-            found.problems.append(
-                Problem(
-                    number, f", column {error.pos + 1}: no valid JSON: {error.msg}", "invalid JSON"
-                )
-            )
+            told = f", column {error.pos + 1}: no valid JSON: {error.msg}"
+            problems.append(Problem(number, told, "invalid JSON"))
         except RecursionError:
-            found.problems.append(Problem(number, ": nested too deeply", "invalid JSON"))
+            problems.append(Problem(number, ": nested too deeply", "invalid JSON"))
 
 
-def _read_object(text: str, start: int, objects: list[_Found], found: JsonRows, where: str) -> None:
+def _read_object(text: str, start: int, rows: _Rows, where: str) -> None:
     """The one list of objects inside the file's one object."""
     value, _ = _DECODER.raw_decode(text, start)
     if isinstance(value, _Twice):  # one of the two lists would be lost
@@ -222,22 +288,8 @@ def _read_object(text: str, start: int, objects: list[_Found], found: JsonRows, 
             break
         _, end = _DECODER.raw_decode(text, at)
         at = _skip(text, end) + 1
-    found.notes.append(f"the rows are the list {quoted(names[0], 30)} inside the file")
-    _read_list(text, at, objects, found)
-
-
-def _flatten_instances(objects: list[_Found], found: JsonRows) -> list[_Found]:
-    """Self-instruct form: each instance is a row with the instruction repeated."""
-    if not objects or not all(
-        _is_instances(row.get("instances")) and "output" not in row for _, _, row in objects
-    ):
-        return objects
-    found.notes.append("self-instruct form: each entry of `instances` is a row of its own")
-    return [
-        (line, item, {**{k: v for k, v in row.items() if k != "instances"}, **instance})
-        for line, item, row in objects
-        for instance in cast(list[_Object], row["instances"])
-    ]
+    rows.found.notes.append(f"the rows are the list {quoted(names[0], 30)} inside the file")
+    _read_list(text, at, rows)
 
 
 def _is_instances(value: Any) -> bool:
@@ -246,38 +298,6 @@ def _is_instances(value: Any) -> bool:
         and bool(cast(list[Any], value))
         and all(isinstance(i, dict) and "output" in i for i in cast(list[Any], value))
     )
-
-
-def _tabulate(objects: list[_Found], found: JsonRows) -> None:
-    columns: dict[str, int] = {}
-    for _, _, row in objects:
-        for name in row:
-            columns.setdefault(name, len(columns))
-    found.columns = list(columns)
-    for line, item, row in objects:
-        cells = [_cell(row.get(name)) for name in columns]
-        if not any(cells):
-            found.blank += 1
-            found.empty.append(Problem(line, ": no key holds text", "blank row", item))
-            continue
-        bad = next(
-            (
-                name
-                for name, cell in zip(columns, cells, strict=True)
-                if BAD_CHARACTER.search(
-                    cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
-                )
-            ),
-            None,
-        )
-        if bad is None:
-            found.rows.append(cells)
-            found.lines.append(line)
-            if item:
-                found.items.append(item)
-        else:
-            text = f", {quoted(bad, 30)}: a NUL, an undecodable byte or half of a surrogate pair"
-            found.problems.append(Problem(line, text, "bad character", item))
 
 
 def _cell(value: Any) -> Cell:

@@ -7,6 +7,7 @@ file as a whole (missing, empty, binary, no header) raises DataError at once.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
@@ -26,14 +27,14 @@ def read_table(path: Path, config: DataConfig) -> Table:
     """The rows of `path`; `config` gives encoding, delimiter and the columns that flags name."""
     where = str(path)
     decoded = decode(_bytes(path), config.encoding, where)
-    if not decoded.text.strip("\ufeff\x00 \t\r\n"):
+    if re.fullmatch(rb"(?:\xef\xbb\xbf|[\x00 \t\r\n])*", decoded.text.data):
         raise DataError("the file is empty", where=where, expected="a header line and rows")
     suffix = path.suffix.lower()
-    if looks_like_json(decoded.text) or suffix in _JSON_NAMES:
+    if looks_like_json(decoded.text.head()) or suffix in _JSON_NAMES:
         table = _json_table(decoded, where, suffix)
     else:
         table = _delimited_table(decoded, where, suffix, config)
-    if not table.rows and not table.problems:
+    if not len(table.rows) and not table.problems:
         raise DataError(
             "there is a header, but no row" if table.columns else "there is no row",
             where=where,
@@ -84,7 +85,7 @@ def _delimited_table(decoded: Decoded, where: str, suffix: str, config: DataConf
     )
     wanted = frozenset(key(name) for name in named if name and key(name) != "none")
     delimiter = config.delimiter
-    if delimiter is None and suffix in (".tsv", ".tab") and "\t" in decoded.text:
+    if delimiter is None and suffix in (".tsv", ".tab") and b"\t" in decoded.text.data:
         delimiter = "tab"
     found = read_delimited(decoded.text, where=where, delimiter=delimiter, wanted=wanted)
     return Table(

@@ -10,14 +10,11 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from gemma_lora.data.cells import Cell, place
 from gemma_lora.errors import DataError
 
-__all__ = ["Cell", "Problem", "Table", "is_blank", "place", "quoted", "raise_problems"]
-
-Cell = str | list[Any] | dict[str, Any]
-"""Text as written; lists and objects occur in JSON files only, for columns of messages."""
+__all__ = ["Problem", "Table", "is_blank", "quoted", "raise_problems"]
 
 _LISTED = 20
 _INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by their category, yet blank
@@ -26,13 +23,14 @@ _NO_TEXT = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of one row: physical line from 1, character or cell in the text, and its kind."""
+    """One fault of one row: physical line from 1 (0: there are none), character or cell in the text, and its kind."""
 
     line: int
     text: str
     kind: str
     item: int = 0
-    """Number of the item in a JSON list, from 1, since such a list may be one line; else 0."""
+    """Number of the item in a JSON list, from 1, since such a list may be one line; or of the row
+    in a table without lines; else 0."""
 
     def __str__(self) -> str:
         return place(self.line, self.item) + self.text
@@ -48,18 +46,18 @@ class Table:
     where: str
     """The file as the user named it."""
     format: str
-    """`csv`, `tsv`, `json` or `jsonl`."""
+    """`csv`, `tsv`, `json`, `jsonl`, `parquet` or `hub`."""
     encoding: str
     encoding_how: str
     delimiter: str | None
     columns: list[str]
     """Names as written, outer spaces stripped; "" for an unnamed column that is left out."""
-    rows: list[list[Cell]]
+    rows: Sequence[list[Cell]]
     lines: array[int]
-    """For each row of `rows` the physical line it begins at, from 1."""
+    """For each row of `rows` the physical line it begins at, from 1; 0 in tables without lines."""
     header_line: int | None = None
     items: array[int] = field(default_factory=lambda: array("q"))
-    """For each row its number in the JSON list, from 1; empty where the file is no such list."""
+    """For each row its number in the JSON list or the table, from 1; empty where lines tell rows apart."""
     blank: int = 0
     """Rows without any text, left out."""
     empty: list[Problem] = field(default_factory=list[Problem])
@@ -67,6 +65,8 @@ class Table:
     faulty: int = 0
     """Rows that could not be taken; one row may have several problems."""
     problems: list[Problem] = field(default_factory=list[Problem])
+    released: int = 0
+    """Rows that are no longer kept, since `release`."""
     notes: list[str] = field(default_factory=list[str])
     """Decisions of the reader that the user should see."""
 
@@ -77,12 +77,15 @@ class Table:
     @property
     def rows_read(self) -> int:
         """Rows found, faulty ones included, blank ones not."""
-        return len(self.rows) + self.faulty
+        return len(self.rows) + self.released + self.faulty
 
+    def release(self) -> None:
+        """Forget the cells, which take as much memory as the file; what was counted stays."""
+        import pyarrow as pa
 
-def place(line: int, item: int = 0) -> str:
-    """`line 3`, or in a JSON list `line 1, item 5`."""
-    return f"line {line}, item {item}" if item else f"line {line}"
+        self.released += len(self.rows)
+        self.rows = ()
+        pa.default_memory_pool().release_unused()
 
 
 def is_blank(text: str) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gemma_lora.audit.lengths import Measured
-from gemma_lora.data import Loaded, Row, normalise, place
+from gemma_lora.data import Loaded, Questions, Row, Rows, place
 from gemma_lora.rundir import file_digest
 
 __all__ = [
@@ -85,7 +86,7 @@ def row_facts(loaded: Loaded, measured: Measured) -> dict[str, Any]:
         "bad_rows": problems[:LISTED],
         "empty_questions": len(places.get("empty question", [])),
         "empty_answers": len(places.get("empty answer", [])),
-        "truncated": len(measured.truncated),
+        "truncated": measured.truncated,
         "cells_trimmed": measured.cells_trimmed,
         "control_text": measured.control_text,
     }
@@ -98,53 +99,58 @@ def _numbers(places: list[tuple[int, int]]) -> dict[str, list[int]]:
     return {**lines, "items": items} if any(items) else lines
 
 
-def duplicate_facts(rows: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any]:
-    """Rows that repeat, questions that repeat, and clusters of near-duplicate questions."""
-    sizes = Counter(clusters)
+def duplicate_facts(rows: Rows, questions: Questions) -> dict[str, Any]:
+    """Rows that repeat, questions that repeat, and clusters of near-duplicate questions.
+
+    `questions` of these rows, and perhaps of further ones after them.
+    """
+    sizes = Counter(questions.clusters[: len(rows)])
     shared = [size for size in sizes.values() if size > 1]
     largest = max(sizes.values(), default=0)
     return {
-        "repeated_rows": len(rows) - len({row.id.partition("-")[0] for row in rows}),
-        "repeated_questions": len(rows) - len({normalise(row.question) for row in rows}),
+        "repeated_rows": rows.repeats,
+        "repeated_questions": len(rows) - questions.different(len(rows)),
         "near_duplicate_clusters": len(shared),
         "rows_in_them": sum(shared),
         "largest": largest,
-        "largest_share": round(largest / len(rows), 4) if rows else 0.0,
+        "largest_share": round(largest / len(rows), 4) if len(rows) else 0.0,
     }
 
 
-def answer_facts(rows: Sequence[Row]) -> dict[str, Any]:
+def answer_facts(rows: Iterable[Row]) -> dict[str, Any]:
     """How varied the answers are."""
-    counts = Counter(row.messages[-1].content.strip() for row in rows)
+    counts = Counter(_short_digest(row.messages[-1].content.strip()) for row in rows)
     return {"different": len(counts), "most_common_count": max(counts.values(), default=0)}
 
 
+def _short_digest(text: str) -> bytes:
+    """Stands for an answer, which may be long."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def leak_facts(
-    data: Sequence[Row],
-    test: Sequence[Row],
-    clusters: Sequence[str],
-    *,
-    data_file: str,
-    test_file: str,
+    data: Rows, test: Rows, questions: Questions, *, data_file: str, test_file: str
 ) -> dict[str, Any]:
-    """Questions of the user's test file that are also in the data; `clusters`: data rows, then test rows.
+    """Questions of the user's test file that are also in the data; `questions`: of data, then test rows.
 
     All are counted, and up to 20 pairs named with the first such row of the data.
     """
-    exact = {normalise(row.question): row for row in reversed(data)}
-    near: dict[str, Row] = {}
-    for cluster, row in zip(clusters, data, strict=False):
-        near.setdefault(cluster, row)
+    numbers, clusters = questions.number.tolist(), questions.clusters
+    own = len(data)
+    exact: dict[int, int] = {}  # a question, or a cluster, to the first row of the data with it
+    near: dict[str, int] = {}
+    for index in range(own):
+        exact.setdefault(numbers[index], index)
+        near.setdefault(clusters[index], index)
     counts = {"exact": 0, "near": 0}
     examples: list[dict[str, Any]] = []
-    for row, cluster in zip(test, clusters[len(data) :], strict=True):
-        question = normalise(row.question)
-        kind = "exact" if question in exact else "near" if cluster in near else None
+    for row, number, cluster in zip(test, numbers[own:], clusters[own:], strict=True):
+        kind = "exact" if number in exact else "near" if cluster in near else None
         if kind is None:
             continue
         counts[kind] += 1
         if len(examples) < LISTED:
-            known = exact[question] if kind == "exact" else near[cluster]
+            known = data[exact[number] if kind == "exact" else near[cluster]]
             pair = {"kind": kind, "test_line": row.line, "data_line": known.line}
             if row.item:
                 pair["test_item"] = row.item
@@ -156,8 +162,8 @@ def leak_facts(
 
 def token_facts(measured: Measured, limit: int) -> dict[str, Any]:
     """Lengths in tokens of the rows as trained, their histogram, and the share that carries loss."""
-    lengths = np.array(measured.lengths)
-    total, supervised = int(lengths.sum()), sum(measured.supervised)
+    lengths = measured.lengths
+    total, supervised = int(lengths.sum()), int(measured.supervised.sum())
     edges = np.linspace(int(lengths.min()) - 1, int(lengths.max()), _BARS + 1).round().astype(int)
     edges = np.unique(edges)
     counts, _ = np.histogram(lengths, bins=edges + 0.5)  # a bar holds low + 1 to high

@@ -1,20 +1,24 @@
 """Token lengths of rows, and what is done with rows that are too long.
 
-Each row is encoded once, exactly as training will encode it (`PromptFormat.example`). Rows over the
+Each row is encoded once, exactly as training will have it, and kept for it. Rows over the
 maximum length are dropped, or, with `--on-long-row keep-answer`, kept for training to cut; more than
 5 % dropped stops with the length that would fit. No row without a supervised token stays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from array import array
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.data import Loaded, Problem, Row, raise_problems
+from gemma_lora.data import Loaded, Problem, Rows, raise_problems
+from gemma_lora.data.tokens import TokenStore, batches, fitted
 from gemma_lora.errors import DataError
 from gemma_lora.prompt import PromptFormat
 
@@ -28,27 +32,30 @@ MOST_LONG_ROWS = 0.05
 class Measured:
     """The rows that stay, their lengths, and what happened to the rest."""
 
-    rows: list[Row] = field(default_factory=list[Row])
-    lengths: list[int] = field(default_factory=list[int])
+    rows: Rows
+    lengths: NDArray[np.int64]
     """Tokens of each row as trained, so at most the maximum length."""
-    supervised: list[int] = field(default_factory=list[int])
+    supervised: NDArray[np.int64]
     """Tokens of each row that carry loss."""
-    too_long: list[Row] = field(default_factory=list[Row])
+    too_long: Rows
     """Rows dropped for their length."""
-    truncated: list[Row] = field(default_factory=list[Row])
+    truncated: int
     """Rows that training will cut."""
-    rejected: list[Problem] = field(default_factory=list[Problem])
+    rejected: list[Problem]
     """Rows that the template cannot take, dropped."""
-    cells_trimmed: int = 0
-    control_text: int = 0
+    cells_trimmed: int
+    control_text: int
 
     def rendered(self, fmt: PromptFormat) -> dict[str, Any] | None:
         """A row of middling length as training sees it: ids with loss flags, and text runs."""
-        if not self.rows:
+        if not len(self.rows):
             return None
-        order = sorted(range(len(self.rows)), key=lambda i: (self.lengths[i], self.rows[i].id))
-        row = self.rows[order[len(order) // 2]]
-        encoded = fmt.example(row.messages, max_length=max(self.lengths))
+        middle = len(self.rows) // 2
+        length = np.partition(self.lengths, middle)[middle]
+        alike = self.rows.choose(np.flatnonzero(self.lengths == length))
+        at = middle - int((self.lengths < length).sum())
+        row = alike[sorted(range(len(alike)), key=alike.ids().__getitem__)[at]]
+        encoded = fmt.example(row.messages, max_length=int(self.lengths.max()))
         return {
             "id": row.id,
             "line": row.line,
@@ -59,46 +66,64 @@ class Measured:
         }
 
 
-def measure(loaded: Loaded, fmt: PromptFormat, config: Config, console: Console) -> Measured:
-    """Encode all rows of one file; DataError where too many would be dropped."""
+def measure(
+    loaded: Loaded,
+    fmt: PromptFormat,
+    config: Config,
+    console: Console,
+    store: TokenStore | None = None,
+) -> Measured:
+    """Encode all rows of one file; DataError where too many would be dropped.
+
+    The tokens of the rows that stay go to `store`, in their order.
+    """
     limit = config.train.max_length
     keep = config.data.on_long_row == "keep-answer"
-    found = Measured()
-    lengths: list[int] = []  # of all rows, as they come
-    markers = _markers(fmt)
-    for number, row in enumerate(loaded.rows, start=1):
-        if number % 500 == 0:
-            console.progress(f"counting tokens: row {number:,} of {len(loaded.rows):,}")
-        try:
-            encoded = fmt.example(row.messages)
-        except DataError as error:
-            found.rejected.append(Problem(row.line, f": {error.found}", "template", row.item))
-            continue
-        lengths.append(len(encoded))
-        if len(encoded) > limit:
-            try:
-                encoded = fmt.example(row.messages, max_length=limit) if keep else None
-            except DataError:
-                encoded = None
-            if encoded is None:
-                found.too_long.append(row)
+    used, lengths, supervised = array("q"), array("q"), array("q")
+    whole_lengths, too_long = array("q"), array("q")
+    rejected: list[Problem] = []
+    truncated = cells_trimmed = control_text = number = 0
+    markers = re.compile("|".join(map(re.escape, _markers(fmt))))
+    for batch in batches(loaded.rows):
+        console.progress(f"counting tokens: row {number:,} of {len(loaded.rows):,}")
+        encoded = fmt.examples([row.messages for row in batch])
+        for index, (row, whole) in enumerate(zip(batch, encoded, strict=True), start=number):
+            if isinstance(whole, DataError):
+                rejected.append(Problem(row.line, f": {whole.found}", "template", row.item))
                 continue
-            found.truncated.append(row)
-        supervised = sum(encoded.supervised)
-        if not supervised:
-            found.rejected.append(
-                Problem(row.line, ": no token would carry loss", "no loss", row.item)
-            )
-            continue
-        found.rows.append(row)
-        found.lengths.append(len(encoded))
-        found.supervised.append(supervised)
-        found.cells_trimmed += fmt.cells_changed(row.messages)
-        found.control_text += any(m in t.content for t in row.messages for m in markers)
+            whole_lengths.append(len(whole))
+            fits = fitted(whole, row.messages, fmt, max_length=limit, keep_answer=keep)
+            if fits is None:
+                too_long.append(index)
+                continue
+            truncated += fits is not whole
+            loss = sum(fits.supervised)
+            if not loss:
+                problem = Problem(row.line, ": no token would carry loss", "no loss", row.item)
+                rejected.append(problem)
+                continue
+            used.append(index)
+            lengths.append(len(fits))
+            supervised.append(loss)
+            if store is not None:
+                store.add(fits, shortened=fits is not whole)
+            cells_trimmed += fmt.cells_changed(row.messages)
+            control_text += any(markers.search(turn.content) for turn in row.messages)
+        number += len(batch)
     where = loaded.table.where
     if config.data.on_bad_row == "stop":
-        raise_problems(where, found.rejected)
-    _check_too_long(found, lengths, limit, keep, where)
+        raise_problems(where, rejected)
+    found = Measured(
+        rows=loaded.rows.choose(used),
+        lengths=np.array(lengths, dtype=np.int64),
+        supervised=np.array(supervised, dtype=np.int64),
+        too_long=loaded.rows.choose(too_long),
+        truncated=truncated,
+        rejected=rejected,
+        cells_trimmed=cells_trimmed,
+        control_text=control_text,
+    )
+    _check_too_long(found, np.array(whole_lengths), limit, keep, where)
     return found
 
 
@@ -108,11 +133,11 @@ def _markers(fmt: PromptFormat) -> list[str]:
 
 
 def _check_too_long(
-    found: Measured, lengths: list[int], limit: int, keep: bool, where: str
+    found: Measured, lengths: NDArray[np.int64], limit: int, keep: bool, where: str
 ) -> None:
     dropped = len(found.too_long)
-    if dropped <= MOST_LONG_ROWS * len(lengths) and (found.rows or not dropped):
-        if not found.rows:
+    if dropped <= MOST_LONG_ROWS * len(lengths) and (len(found.rows) or not dropped):
+        if not len(found.rows):
             raise DataError("no usable row is left", where=where)
         return
     enough = int(np.ceil(np.percentile(lengths, 99, method="higher") / 64) * 64)

@@ -2,14 +2,15 @@
 
 Reads the data file and, where one is named, the test file. `prepare` writes
 split/{train,validation,test}.jsonl (sorted by id, so that the order of the source file changes
-nothing) and audit.json. Whatever is dropped is counted with its reason and its lines.
+nothing), tokens/ for training and audit.json. Whatever is dropped is counted with its reason and its lines.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data import (
     Loaded,
-    Row,
+    Questions,
+    Rows,
     Side,
-    cluster_rows,
+    cluster_questions,
     load_examples,
-    normalise,
     place,
     split_clusters,
 )
+from gemma_lora.data.tokens import TokenStore
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
@@ -60,15 +62,28 @@ class _File:
 
 
 def prepare(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> dict[str, Any]:
-    """Write the split and audit.json of `run`; returns the content of audit.json."""
-    facts, sides = _examine(config, fmt, console)
-    files = {
-        "train": run.train_rows,
-        "validation": run.validation_rows,
-        "test": run.test_rows,
-    }
-    for side, path in files.items():
-        write_jsonl(path, sides[side])
+    """Write the split, its tokens and audit.json of `run`; returns the content of audit.json."""
+    store = TokenStore(run.tokens)
+    try:
+        facts, split = _examine(config, fmt, console, store=store)
+        files = {
+            "train": run.train_rows,
+            "validation": run.validation_rows,
+            "test": run.test_rows,
+        }
+        for side, path in files.items():
+            chosen = split.chosen(side)
+            write_jsonl(path, split.examples(chosen))
+            if side != "test":  # test questions are asked, not trained on
+                store.keep(
+                    path,
+                    chosen,
+                    fmt,
+                    max_length=config.train.max_length,
+                    keep_answer=config.data.on_long_row == "keep-answer",
+                )
+    finally:
+        store.close()
     write_json(run.audit, facts)
     return facts
 
@@ -81,11 +96,43 @@ def audit(config: Config, fmt: PromptFormat, console: Console) -> dict[str, Any]
     return _examine(config, fmt, console, tell=False)[0]
 
 
+@dataclass(frozen=True)
+class _Split:
+    """All rows, those of the data and then those of the user's test file, with their sides."""
+
+    data: Rows
+    test: Rows
+    clusters: list[str]
+    sides: list[Side]
+
+    def chosen(self, side: str) -> list[int]:
+        """Numbers of the side's rows, sorted by id."""
+        names = [*self.data.ids(), *self.test.ids()]
+        mine = (index for index, own in enumerate(self.sides) if own == side)
+        return sorted(mine, key=names.__getitem__)
+
+    def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
+        own = len(self.data)
+        for index in chosen:
+            row = self.data[index] if index < own else self.test[index - own]
+            yield Example(
+                id=row.id,
+                messages=row.messages,
+                cluster=self.clusters[index],
+                line=row.line or row.item,
+            )
+
+
 def _examine(
-    config: Config, fmt: PromptFormat, console: Console, *, tell: bool = True
-) -> tuple[dict[str, Any], dict[str, list[Example]]]:
+    config: Config,
+    fmt: PromptFormat,
+    console: Console,
+    *,
+    tell: bool = True,
+    store: TokenStore | None = None,
+) -> tuple[dict[str, Any], _Split]:
     before = len(console.warnings)
-    data = _read(_path(config), config, fmt, console, tell)
+    data = _read(_path(config), config, fmt, console, tell, store)
     test: _File | None = None
     if config.data.test is not None:
         if config.data.test_rows is not None:
@@ -96,24 +143,24 @@ def _examine(
         test = _read(Path(config.data.test), config, fmt, console, tell)
         if len(test.measured.rows) < 2:
             raise DataError("fewer than 2 usable rows", where=str(test.path))
-    rows = [*data.measured.rows, *(test.measured.rows if test else ())]
-    console.progress(f"looking for near-duplicates among {len(rows):,} questions")
-    clusters = cluster_rows(rows, config.data.near_duplicate)
-    own = len(data.measured.rows)
+    own, test_rows = data.measured.rows, test.measured.rows if test else Rows()
+    count = len(own) + len(test_rows)
+    console.progress(f"looking for near-duplicates among {count:,} questions")
+    questions = cluster_questions(chain(own, test_rows), config.data.near_duplicate)
     sides: list[Side] = split_clusters(
-        clusters[:own],
+        questions.clusters[: len(own)],
         config.seed,
         test_rows=config.data.test_rows,
         validation_rows=config.data.validation_rows,
         own_test=test is not None,
-        different=len({normalise(row.question) for row in data.measured.rows}),
+        different=questions.different(len(own)),
         where=data.loaded.table.where,
     )
-    sides.extend("test" for _ in rows[own:])
-    examples = _examples(rows, clusters, sides)
-    facts = _facts(config, fmt, data, test, clusters, sides, console)
+    sides.extend("test" for _ in range(len(test_rows)))
+    split = _Split(own, test_rows, questions.clusters, sides)
+    facts = _facts(config, fmt, data, test, questions, sides, console)
     facts["warnings"] = console.warnings[before:]
-    return facts, examples
+    return facts, split
 
 
 def _path(config: Config) -> Path:
@@ -122,25 +169,18 @@ def _path(config: Config) -> Path:
     return Path(config.data.path)
 
 
-def _read(path: Path, config: Config, fmt: PromptFormat, console: Console, tell: bool) -> _File:
+def _read(
+    path: Path,
+    config: Config,
+    fmt: PromptFormat,
+    console: Console,
+    tell: bool,
+    store: TokenStore | None = None,
+) -> _File:
     loaded = load_examples(path, config.data)
     for line in recognised_lines(source_facts(path, loaded)) if tell else ():
         console.note(line)
-    measured = measure(loaded, fmt, config, console)
-    return _File(path, loaded, measured)
-
-
-def _examples(
-    rows: Sequence[Row], clusters: Sequence[str], sides: Sequence[Side]
-) -> dict[str, list[Example]]:
-    found: dict[str, list[Example]] = {side: [] for side in _SIDES}
-    for row, cluster, side in zip(rows, clusters, sides, strict=True):
-        found[side].append(
-            Example(id=row.id, messages=row.messages, cluster=cluster, line=row.line)
-        )
-    for examples in found.values():
-        examples.sort(key=lambda example: example.id)
-    return found
+    return _File(path, loaded, measure(loaded, fmt, config, console, store))
 
 
 def _facts(
@@ -148,25 +188,24 @@ def _facts(
     fmt: PromptFormat,
     data: _File,
     test: _File | None,
-    clusters: list[str],
+    questions: Questions,
     sides: list[Side],
     console: Console,
 ) -> dict[str, Any]:
     """All of audit.json but the warnings, which go to the console."""
-    own = len(data.measured.rows)
     counts = Counter(sides)
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         **source_facts(data.path, data.loaded),
         "rows": row_facts(data.loaded, data.measured),
         "test_file": None,
-        "duplicates": duplicate_facts(data.measured.rows, clusters[:own]),
+        "duplicates": duplicate_facts(data.measured.rows, questions),
         "answers": answer_facts(data.measured.rows),
         "leaks": None,
         "split": {
             **{side: counts[side] for side in _SIDES},
             "clusters": {
-                side: len({c for c, s in zip(clusters, sides, strict=True) if s == side})
+                side: len({c for c, s in zip(questions.clusters, sides, strict=True) if s == side})
                 for side in _SIDES
             },
             "seed": config.seed,
@@ -183,7 +222,7 @@ def _facts(
         facts["leaks"] = leak_facts(
             data.measured.rows,
             test.measured.rows,
-            clusters,
+            questions,
             data_file=data.path.name,
             test_file=test.path.name,
         )

@@ -10,17 +10,27 @@ from gemma_lora.data.cells import Row, Rows, place
 from gemma_lora.data.duplicates import near_duplicate_groups, normalise
 from gemma_lora.data.examples import Loaded, load_examples
 from gemma_lora.data.reading import read_table
-from gemma_lora.data.split import MIN_ROWS, Side, cluster_rows, default_sizes, split_clusters
+from gemma_lora.data.split import (
+    MIN_ROWS,
+    Questions,
+    Side,
+    cluster_questions,
+    cluster_rows,
+    default_sizes,
+    split_clusters,
+)
 from gemma_lora.data.table import Problem, Table, is_blank, quoted, raise_problems
 
 __all__ = [
     "MIN_ROWS",
     "Loaded",
     "Problem",
+    "Questions",
     "Row",
     "Rows",
     "Side",
     "Table",
+    "cluster_questions",
     "cluster_rows",
     "default_sizes",
     "is_blank",

@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 from gemma_lora.data.shingles import END, Ints, Texts, normalise, token_of
 
-__all__ = ["near_duplicate_groups", "normalise"]
+__all__ = ["groups_of", "near_duplicate_groups", "normalise"]
 
 _TINY = 1e-9  # thresholds such as 0.7 are not exact in binary
 _BUCKETS = 24  # bits: how often shingles occur is counted by so many bits of their token

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from gemma_lora.data.duplicates import near_duplicate_groups
-from gemma_lora.data.examples import Row
+import numpy as np
+
+from gemma_lora.data.cells import Row
+from gemma_lora.data.duplicates import groups_of
+from gemma_lora.data.shingles import Ints, Texts
 from gemma_lora.errors import DataError
 
-__all__ = ["MIN_ROWS", "Side", "cluster_rows", "default_sizes", "split_clusters"]
+__all__ = [
+    "MIN_ROWS",
+    "Questions",
+    "Side",
+    "cluster_questions",
+    "cluster_rows",
+    "default_sizes",
+    "split_clusters",
+]
 
 Side = Literal["train", "validation", "test"]
 
@@ -26,13 +38,40 @@ MIN_ROWS = 8
 """Fewer rows cannot be split into three parts that mean something."""
 
 
-def cluster_rows(rows: Sequence[Row], threshold: float) -> list[str]:
-    """For each row the name of its cluster: the smallest id in it, so independent of order."""
-    groups = near_duplicate_groups([row.question for row in rows], threshold).tolist()
+@dataclass(frozen=True)
+class Questions:
+    """What belongs together among N rows."""
+
+    clusters: list[str]
+    """(N,) name of each row's cluster: the smallest id in it, so independent of order."""
+    number: Ints
+    """(N,) which of the different questions each row asks."""
+
+    def different(self, rows: int) -> int:
+        """How many different questions the first `rows` rows ask."""
+        return len(np.unique(self.number[:rows]))
+
+
+def cluster_questions(rows: Iterable[Row], threshold: float) -> Questions:
+    """Clusters of the rows; goes through them once."""
+    ids: list[str] = []
+
+    def questions() -> Iterator[str]:
+        for row in rows:
+            ids.append(row.id)
+            yield row.question
+
+    texts = Texts(questions())
+    groups = groups_of(texts, threshold).tolist()
     names: dict[int, str] = {}
-    for group, row in zip(groups, rows, strict=True):
-        names[group] = min(names.get(group, row.id), row.id)
-    return [names[group] for group in groups]
+    for group, name in zip(groups, ids, strict=True):
+        names[group] = min(names.get(group, name), name)
+    return Questions([names[group] for group in groups], texts.number)
+
+
+def cluster_rows(rows: Iterable[Row], threshold: float) -> list[str]:
+    """For each row the name of its cluster."""
+    return cluster_questions(rows, threshold).clusters
 
 
 def default_sizes(rows: int, *, own_test: bool) -> tuple[int, int]:

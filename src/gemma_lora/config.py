@@ -51,9 +51,9 @@ class DataConfig(_Section):
     """What is read and how it is split."""
 
     path: str | None = None
-    """The data file: CSV, TSV, JSON or JSON lines. On the command line it is the argument DATA."""
+    """The data: a CSV, TSV, JSON, JSON-lines or Parquet file, or hf:OWNER/NAME[@REVISION][:CONFIG][:SPLIT] of the hub. On the command line it is the argument DATA."""
     test: str | None = None
-    """A file of your own test questions; then none are taken from the data file."""
+    """A file (or hf: name) of your own test questions; then none are taken from the data file."""
     question_column: AutoStr = None
     """Column with the question. auto: recognised by name."""
     answer_column: AutoStr = None
@@ -100,6 +100,8 @@ class LoraConfig(_Section):
     """Scale: the update is multiplied by alpha / r. Usual: 2r."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Dropout on the adapter's input. Usual: 0 to 0.2."""
+    shared_dropout: bool = True
+    """One dropout mask for layers that read the same input (q, k, v; gate, up). false: a mask each, as PEFT draws them."""
     targets: NameList = (
         "q_proj",
         "k_proj",
@@ -127,9 +129,13 @@ class TrainConfig(_Section):
     epochs: Annotated[float, Field(gt=0)] = 3
     """Passes over the training rows; fractions are allowed."""
     batch: Annotated[int, Field(ge=1)] = 4
-    """Sequences computed at once."""
+    """Sequences counted as one batch; how many are computed at once is up to `--micro-batch-tokens`."""
     accumulation: Annotated[int, Field(ge=1)] = 4
     """Batches summed before the weights change: batch x accumulation sequences make one step."""
+    micro_batch_tokens: Annotated[Annotated[int, Field(ge=16)] | None, BeforeValidator(_auto)] = (
+        None
+    )
+    """Tokens computed at once: rows are packed up to it, without padding. Changes memory and speed, not the result. auto: what fits."""
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_auto)] = None
     """Peak learning rate. auto: 2e-4, and 2e-3 for models under 50 million parameters."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

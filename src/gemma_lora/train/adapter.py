@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from gemma_lora.errors import ModelError
 from gemma_lora.model import BaseRef, save_adapter
-from gemma_lora.train.batches import Batch
+from gemma_lora.train.packing import Batch
 
 __all__ = ["save_verified"]
 

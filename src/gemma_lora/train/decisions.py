@@ -25,6 +25,7 @@ __all__ = ["Decisions", "decide", "need_disk", "need_one_process", "need_tracker
 _SMALL_MODEL = 50_000_000
 _CHECKPOINTING_FROM = 1_000_000_000
 _VALIDATIONS_AN_EPOCH = 4
+_MICRO_BATCH = {"cuda": 4096, "cpu": 1024}
 
 _TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -47,6 +48,10 @@ class Decisions:
     warmup_steps: int
     eval_steps: int
     gradient_checkpointing: bool
+    micro_batch_tokens: int
+    """Budget of a micro-batch; halved where memory did not suffice."""
+    path: str = ""
+    """Way of computing, see `path.PATHS`; chosen when the model is there."""
 
 
 def decide(
@@ -57,9 +62,13 @@ def decide(
     parameters: int,
     steps: int,
     steps_per_epoch: int,
+    longest: int,
     console: Console,
 ) -> Decisions:
-    """Settle what is open, and print what was settled. `parameters`: of the base model."""
+    """Settle what is open, and print what was settled.
+
+    `parameters`: of the base model; `longest`: tokens of the longest row.
+    """
     rate = train.learning_rate
     if rate is None:
         rate = 2e-3 if parameters < _SMALL_MODEL else 2e-4
@@ -79,6 +88,8 @@ def decide(
         warmup_steps=min(math.ceil(train.warmup * steps), steps - 1),
         eval_steps=min(interval, steps),
         gradient_checkpointing=checkpointing,
+        micro_batch_tokens=train.micro_batch_tokens
+        or max(longest, _MICRO_BATCH.get(device, _MICRO_BATCH["cpu"])),
     )
     console.note(
         f"{steps} steps ({steps_per_epoch} an epoch, {train.batch * train.accumulation} rows each), "
@@ -87,7 +98,8 @@ def decide(
     console.note(
         f"learning rate {rate:g}{'' if train.learning_rate else ' (auto)'}, {train.schedule}, "
         f"{decided.warmup_steps} step{'' if decided.warmup_steps == 1 else 's'} of warm-up; "
-        f"gradient checkpointing {'on' if checkpointing else 'off'}"
+        f"gradient checkpointing {'on' if checkpointing else 'off'}; "
+        f"{decided.micro_batch_tokens} tokens at once"
     )
     return decided
 

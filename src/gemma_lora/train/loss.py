@@ -1,16 +1,15 @@
 """The loss: summed negative log-likelihood of the supervised tokens, and nothing else computed.
 
 The hidden states come from the model's body; only positions whose next token is supervised go
-through the output layer, so logits of a whole batch (256,000 columns for Gemma) never exist. The
-cross-entropy is taken in fp32, after the family's final soft-capping (Gemma 2). Callers divide by
-the supervised tokens of the whole optimiser step, or of the whole validation set.
-Batches are padded on the right and attention is causal, so real positions never see padding and no
-mask is passed. `check_training_path` compares all this with the model's own plain forward pass.
+through the output layer, a chunk at a time, and where that layer is frozen the gradient is made in
+the same pass: logits of a whole batch (256,000 columns for Gemma) never exist. The cross-entropy is
+taken in fp32, after the family's final soft-capping (Gemma 2). Callers divide by the supervised
+tokens of the whole optimiser step, or of the whole validation set.
+`check_training_path` compares all this with the model's own plain forward pass.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -19,15 +18,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from gemma_lora.errors import ModelError
-from gemma_lora.train.batches import IGNORED, Batch
+from gemma_lora.train.fused import linear
+from gemma_lora.train.packing import IGNORED, Batch
 
-__all__ = ["Autocast", "check_training_path", "mean_nll", "nll_sum", "plain_nll_sum"]
+__all__ = ["Autocast", "causal_model", "mean_nll", "nll_sum", "plain_nll_sum"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which forward passes run; gradients are taken outside of it."""
+
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
+"""Most of one chunk's fp32 logits. Two such buffers exist at a time."""
 
 
 def causal_model(model: PeftModel) -> PreTrainedModel:
@@ -38,31 +41,91 @@ def causal_model(model: PeftModel) -> PreTrainedModel:
 def nll_sum(model: PeftModel, batch: Batch) -> Tensor:
     """Sum over the batch's supervised tokens, in nats: an fp32 scalar with gradient."""
     causal = causal_model(model)
-    body = causal.base_model
-    hidden: Tensor = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, H)
-    targets = batch.labels[:, 1:]
-    chosen = targets != IGNORED
-    head = cast(nn.Module, causal.get_output_embeddings())
-    logits: Tensor = head(hidden[:, :-1][chosen]).float()  # (supervised, V)
+    hidden: Tensor = causal.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        row_lengths=batch.lengths,
+    ).last_hidden_state  # (1, T, H)
+    chosen = batch.labels != IGNORED
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    head = cast(nn.Module, causal.get_output_embeddings())
+    return head_nll(hidden[chosen], head, batch.labels[chosen], cap)
+
+
+def head_nll(hidden: Tensor, head: nn.Module, targets: Tensor, cap: float | None) -> Tensor:
+    """Summed cross-entropy of `hidden` (S, H) through the output layer against `targets` (S,)."""
+    vocabulary = int(cast(Tensor, cast(Any, head).weight).shape[0])
+    most = CHUNK_BYTES.get(hidden.device.type, 2**25)
+    size = max(1, most // (4 * vocabulary))
+    plain = type(head) is nn.Linear and cast(Any, head).bias is None
+    if plain and not head.weight.requires_grad:
+        return cast(Tensor, _FrozenHead.apply(hidden, head.weight, targets, cap, size))
+    # trained or adapted output layer: autograd, with each chunk's logits made again for its gradient
+    total = torch.zeros((), device=hidden.device)
+    for part, wanted in zip(hidden.split(size), targets.split(size), strict=True):
+        total = total + cast(
+            Tensor, checkpoint(_part_nll, head, part, wanted, cap, use_reentrant=False)
+        )
+    return total
+
+
+def _part_nll(head: nn.Module, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+    logits: Tensor = head(hidden).float()
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
-    return functional.cross_entropy(logits, targets[chosen], reduction="sum")
+    return functional.cross_entropy(logits, targets, reduction="sum")
 
 
-def plain_nll_sum(model: PeftModel, batch: Batch, lengths: Sequence[int]) -> Tensor:
-    """The same number from the model's own forward: full logits, attention mask, cache on."""
-    mask = torch.zeros_like(batch.input_ids)
-    for row, length in enumerate(lengths):
-        mask[row, :length] = 1
-    output = causal_model(model)(input_ids=batch.input_ids, attention_mask=mask, use_cache=True)
-    logits = cast(Tensor, output.logits)[:, :-1].float()
-    return functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]),
-        batch.labels[:, 1:].reshape(-1),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+class _FrozenHead(torch.autograd.Function):
+    """The gradient is made in the forward pass (as Liger-Kernel does), so no logits are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, size: int
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden.device, dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), size):
+            part = hidden[start : start + size].to(weight.dtype)
+            wanted = targets[start : start + size, None]
+            logits = linear(part, weight).float()
+            if cap is not None:
+                logits.div_(cap).tanh_()
+            slope = 1 - logits.square() if cap is not None and gradient is not None else None
+            if cap is not None:
+                logits.mul_(cap)
+            logs = torch.log_softmax(logits, dim=1)
+            del logits
+            total -= logs.gather(1, wanted).sum()
+            if gradient is not None:
+                change = logs.exp_()  # softmax - one-hot
+                change.scatter_add_(1, wanted, change.new_full((1, 1), -1.0).expand_as(wanted))
+                if slope is not None:
+                    change *= slope
+                gradient[start : start + size] = linear(change.to(weight.dtype), weight.t())
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0]).to(gradient.dtype), None, None, None, None
+
+
+def plain_nll_sum(model: PeftModel, batch: Batch) -> Tensor:
+    """The same number from the model's own forward: each row alone, full logits, cache on."""
+    total = torch.zeros((), device=batch.input_ids.device)
+    parts = (line[0].split(batch.lengths) for line in (batch.input_ids, batch.labels))
+    for ids, labels in zip(*parts, strict=True):
+        output = causal_model(model)(
+            input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=True
+        )
+        logits = cast(Tensor, output.logits)[0].float()
+        total = total + functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, reduction="sum"
+        )
+    return total
 
 
 def mean_nll(
@@ -73,7 +136,7 @@ def mean_nll(
     autocast: Autocast,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> float:
-    """Loss a token over all `batches`: weighted by token, so the batch size does not matter.
+    """Loss a token over all `batches`: weighted by token, so the packing does not matter.
 
     `on_batch` is called after each batch with the number done; it may raise to abandon.
     """
@@ -91,40 +154,3 @@ def mean_nll(
     finally:
         model.train(was_training)
     return total / count
-
-
-def check_training_path(
-    model: PeftModel,
-    batch: Batch,
-    lengths: Sequence[int],
-    *,
-    device: torch.device,
-    autocast: Autocast,
-    tolerance: float,
-) -> float:
-    """Stop unless the path that training takes gives the plain forward's loss on `batch`.
-
-    To be called on a fresh adapter (whose update is zero, so that its dropout does not matter).
-    Returns the loss a token; ModelError where the two differ by more than `tolerance` (relative).
-    """
-    batch = batch.to(device)
-    model.train()
-    with autocast():
-        ours = float(nll_sum(model, batch).detach()) / batch.supervised
-    model.eval()
-    with torch.no_grad(), autocast():
-        plain = float(plain_nll_sum(model, batch, lengths)) / batch.supervised
-    model.train()
-    if not math.isfinite(plain):
-        raise ModelError(
-            f"the base model's loss is {plain} before any training",
-            expected="a finite number",
-            remedy="use --precision bf16 or fp32; if it stays, the weights are damaged",
-        )
-    if not abs(ours - plain) <= tolerance * max(1.0, abs(plain)):
-        raise ModelError(
-            f"the training path gives a loss of {ours:.6f}, the model's plain forward {plain:.6f}",
-            expected=f"equal within {tolerance:g}",
-            remedy="this model and library version do not fit together: report it with the model's name",
-        )
-    return plain

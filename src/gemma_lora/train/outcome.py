@@ -18,9 +18,9 @@ from gemma_lora.data.tokens import Tokenised
 from gemma_lora.model.families import family_of
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import file_digest
-from gemma_lora.train.batches import StepPlan
 from gemma_lora.train.card import CardFacts
 from gemma_lora.train.decisions import Decisions
+from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.progress import peak_memory_mib, peak_rss_mib
 from gemma_lora.train.state import Journal
 

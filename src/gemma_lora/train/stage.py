@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -26,19 +26,22 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenise
 from gemma_lora.errors import DataError, EnvironmentFault
+from gemma_lora.model.families import family_of
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
 from gemma_lora.rundir import RunDir, digest, file_digest, read_jsonl, write_json
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import trainer as trainers
 from gemma_lora.train.adapter import save_verified
-from gemma_lora.train.batches import StepPlan, by_length, collate
 from gemma_lora.train.card import card_files
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions, decide, need_disk, need_one_process, need_trackers
 from gemma_lora.train.interrupts import Interrupts
-from gemma_lora.train.loss import causal_model, check_training_path
+from gemma_lora.train.loss import causal_model
 from gemma_lora.train.outcome import Base, Data, card_facts, result_of, say_how_it_went
+from gemma_lora.train.packing import batches, collate
+from gemma_lora.train.path import PATHS, Path, candidates, choose
+from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.progress import Progress, cut_metrics
 from gemma_lora.train.state import Journal, load_weights, trainable
 
@@ -67,30 +70,36 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
         f"{base.facts.family} {ref.name}; {precision} ({precision.reason}) on {device} ({device.reason})"
     )
     data = _tokenised(config, base.fmt, train_rows, validation_rows, console)
-    decided = decide(
-        config.train,
-        device=str(device),
-        precision=str(precision),
-        parameters=base.facts.parameters,
-        steps=data.plan.steps,
-        steps_per_epoch=data.plan.steps_per_epoch,
-        console=console,
-    )
-    identity = _identity(config, run, base, decided)
+    identity = _identity(config, run, base, str(device))
+    found = _resumable(run, identity, console)
+    if found is not None:
+        decided = Decisions(**found.state["decisions"])
+    else:
+        decided = decide(
+            config.train,
+            device=str(device),
+            precision=str(precision),
+            parameters=base.facts.parameters,
+            steps=data.plan.steps,
+            steps_per_epoch=data.plan.steps_per_epoch,
+            longest=int(data.train.lengths.max()),
+            console=console,
+        )
     with quiet_libraries(), _memory_faults():
         model = _model(config, base, decided)
         size = sum(p.numel() for p in trainable(model).values())
         disk = need_disk(run.root, trainable=size)
-        start = _check_start(model, data, base.fmt, decided)
+        path, start = _choose_path(model, data, base, decided, console)
+        decided = replace(decided, path=path.name)
         console.note(
             f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
             f"up to {disk / 2**20:,.0f} MiB on the disk"
         )
-        journal = _fit(config, run, console, model, data, base, decided, identity)
+        journal, decided = _fit(config, run, console, model, data, decided, identity, found)
         say_how_it_went(journal, data, console)
         result = result_of(journal, base, data, decided, size, console.warnings[warned:])
         card = card_files(config, card_facts(config, base, result))
-        probe = collate(data.train, _shortest(data.train, 2), base.fmt.pad_id)
+        probe = collate(data.train, [_shortest(data.train, 1)[0]])
         save_verified(model, base.facts.ref, run.adapter, probe, extra=card)
     write_json(run.training, result)
     return result
@@ -141,12 +150,10 @@ def _tokenised(
             "and overfitting would not be seen"
         )
     plan = StepPlan(
-        train_part,
-        batch=config.train.batch,
-        accumulation=config.train.accumulation,
+        len(train_part),
+        per_step=config.train.batch * config.train.accumulation,
         epochs=config.train.epochs,
         seed=config.seed,
-        pad_id=fmt.pad_id,
     )
     return Data(train_part, validation, plan)
 
@@ -161,24 +168,28 @@ def _model(config: Config, base: Base, decided: Decisions) -> PeftModel:
     return model
 
 
-def _check_start(model: PeftModel, data: Data, fmt: PromptFormat, decided: Decisions) -> float:
-    """The training path against the plain forward, on a padded batch of short rows."""
-    rows = _shortest(data.train, 2)
+def _choose_path(
+    model: PeftModel, data: Data, base: Base, decided: Decisions, console: Console
+) -> tuple[Path, float]:
+    """The fastest way of computing that gives the plain forward's loss, and that loss a token."""
     device = torch.device(decided.device)
-    return check_training_path(
+    short = _shortest(data.train, 3)
+    packs = family_of(base.facts.model_type, where=base.ref.name).packs
+    return choose(
         model,
-        collate(data.train, rows, fmt.pad_id),
-        [int(data.train.lengths[row]) for row in rows],
-        device=device,
+        [PATHS[decided.path]] if decided.path else candidates(model, decided.device, packs=packs),
+        collate(data.train, short).to(device),
+        collate(data.train, short[:1]).to(device),
         autocast=trainers.autocast_for(decided.precision, device),
         tolerance=_TOLERANCE[decided.precision],
+        console=console,
     )
 
 
 def _shortest(rows: Tokenised, count: int) -> list[int]:
-    """Short rows of different length where there are such, so that padding is exercised."""
-    _, firsts = np.unique(rows.lengths, return_index=True)
-    return [int(row) for row in firsts[:count]]
+    """The shortest rows with loss: the check that they are for needs little memory."""
+    order = np.argsort(rows.lengths, kind="stable")
+    return [int(row) for row in order if rows.supervised[row]][:count]
 
 
 # ---------------------------------------------------------------------- training
@@ -190,27 +201,35 @@ def _fit(
     console: Console,
     model: PeftModel,
     data: Data,
-    base: Base,
     decided: Decisions,
     identity: dict[str, str],
-) -> Journal:
+    found: Checkpoint | None,
+) -> tuple[Journal, Decisions]:
     """Train to the end or on from a checkpoint, and leave the chosen weights in `model`."""
-    found = _resumable(run, identity, console)
     cut_metrics(run.metrics, keep_to=_written(found))
-    # on a GPU, where memory is short, validation must not need more of it than a training step
-    eval_batch = config.train.batch if decided.device == "cuda" else max(2 * config.train.batch, 8)
-    validation = by_length(data.validation, eval_batch, base.fmt.pad_id)
-    with Interrupts(console) as interrupts:
+    everything = range(len(data.validation))
+    path = PATHS[decided.path]
+    using = path.active(
+        model, dropout=config.lora.dropout, seed=config.seed, shared=config.lora.shared_dropout
+    )
+    with Interrupts(console) as interrupts, using as (masks, left):
+        if left:
+            console.note(
+                f"{len(left)} adapter layers are computed by PEFT's own code: {left[0]}, ..."
+            )
         trainer = trainers.StepTrainer(
             model,
             trainers.training_arguments(config, decided, run.checkpoints),
             plan=data.plan,
-            validation=validation,
+            rows=data.train,
+            masks=masks,
+            validation=batches(data.validation, everything, decided.micro_batch_tokens),
             decided=decided,
             patience=config.train.patience,
             folder=run.checkpoints,
             identity=identity,
             interrupts=interrupts,
+            console=console,
             progress=lambda step: Progress(
                 console, run.metrics, steps=data.plan.steps, start_step=step
             ),
@@ -229,7 +248,7 @@ def _fit(
                 remedy="delete the checkpoints folder and run again",
             )
         load_weights(model, best)
-    return journal
+    return journal, trainer.decided
 
 
 def _resumable(run: RunDir, identity: dict[str, str], console: Console) -> Checkpoint | None:
@@ -255,13 +274,14 @@ def _written(found: Checkpoint | None) -> int:
     return found.step if found.state["journal"]["written"] else found.step - 1
 
 
-def _identity(config: Config, run: RunDir, base: Base, decided: Decisions) -> dict[str, str]:
+def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
     recipe = config.train.model_dump(mode="json", exclude={"report_to"})
     return {
         "adapter settings": digest(config.lora.model_dump(mode="json")),
         "recipe": digest(recipe, config.data.on_long_row),
-        "decisions": digest(asdict(decided)),
+        "device": device,
+        "precision asked for": config.model.precision,
         "base model": base.weights,
         "template": base.fmt.template_hash,
         "seed": str(config.seed),
@@ -282,13 +302,12 @@ def _memory_faults() -> Generator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error)
-        foreseen = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not foreseen and "can't allocate memory" not in text:
+        if not trainers.out_of_memory(error):
             raise
         raise EnvironmentFault(
             f"the memory does not suffice: {text.splitlines()[0] if text else 'out of memory'}",
-            remedy="use --batch 1 with a higher --accumulation, --gradient-checkpointing, or a "
-            "lower --max-length; run the same command again with them",
+            remedy="use a lower --micro-batch-tokens, --gradient-checkpointing, or a lower "
+            "--max-length; run the same command again with them",
         ) from error
 
 

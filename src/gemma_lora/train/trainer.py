@@ -1,18 +1,20 @@
 """The one subclass of `transformers.Trainer`: our loss, batches and checkpoints in its loop.
 
 The Trainer keeps what it is good at: optimiser, schedule, clipping, gradient scaling, trackers. It
-sees the whole training as one epoch whose every batch is a complete optimiser step (`batches.Step`),
+sees the whole training as one epoch whose every batch is a complete optimiser step (`plan.Step`),
 so accumulation, normalisation and the data position are ours: the gradient of a step is that of
-(summed loss of its supervised tokens) / (their number), however it is cut into batches, and a
-resumed run starts at step k of the plan. Its own tqdm, prints, evaluation and checkpoints are off.
+(summed loss of its supervised tokens) / (their number), however it is cut into micro-batches, and a
+resumed run starts at step k of the plan. A step that runs out of memory is repeated in smaller parts. Its own tqdm, prints, evaluation and checkpoints are off.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +25,17 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from gemma_lora.config import Config
-from gemma_lora.errors import ModelError
+from gemma_lora.console import Console
+from gemma_lora.data.tokens import Tokenised
+from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.train import checkpoint as checkpoints
-from gemma_lora.train.batches import Batch, Step, StepPlan
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import Autocast, mean_nll, nll_sum
+from gemma_lora.train.masks import Masks
+from gemma_lora.train.packing import Batch, batches
+from gemma_lora.train.plan import Step, StepPlan
 from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.state import (
     Journal,
@@ -41,7 +47,7 @@ from gemma_lora.train.state import (
     untouched,
 )
 
-__all__ = ["StepTrainer", "autocast_for", "training_arguments"]
+__all__ = ["StepTrainer", "autocast_for", "out_of_memory", "training_arguments"]
 
 _MOST_SKIPPED = 25
 """Steps in a row that fp16's scaler may skip (it halves the scale each time) before we stop."""
@@ -91,6 +97,12 @@ def training_arguments(config: Config, decided: Decisions, folder: Path) -> Trai
     return arguments
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is a lack of memory; on a CPU torch raises a plain RuntimeError for it."""
+    foreseen = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return foreseen or "can't allocate memory" in str(error)
+
+
 class StepTrainer(Trainer):
     """Trains over a `StepPlan`, from the start or from a `Checkpoint`."""
 
@@ -100,12 +112,15 @@ class StepTrainer(Trainer):
         arguments: TrainingArguments,
         *,
         plan: StepPlan,
+        rows: Tokenised,
+        masks: Masks | None,
         validation: Sequence[Batch],
         decided: Decisions,
         patience: int,
         folder: Path,
         identity: dict[str, str],
         interrupts: Interrupts,
+        console: Console,
         progress: Callable[[int], Progress],
         resume: Checkpoint | None,
     ) -> None:
@@ -114,8 +129,10 @@ class StepTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.journal = Journal(**resume.state["journal"]) if resume else Journal()
         self._peft, self._plan, self._validation = model, plan, validation
-        self._decided, self._patience, self._folder = decided, patience, folder
+        self._rows, self._masks = rows, masks
+        self.decided, self._patience, self._folder = decided, patience, folder
         self._identity, self._interrupts, self._resume = identity, interrupts, resume
+        self._console = console
         self._progress = progress(self.journal.step)
         self._seconds_before = self.journal.seconds
         self._autocast = autocast_for(decided.precision, arguments.device)
@@ -142,8 +159,7 @@ class StepTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
-        step = next(epoch_iterator)
-        return [step], step.supervised
+        return [next(epoch_iterator)], 1
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -178,17 +194,55 @@ class StepTrainer(Trainer):
         """Forward and backward of one whole optimiser step; returns its loss a supervised token."""
         step = cast(Step, inputs)
         model.train()
-        total = torch.zeros((), dtype=torch.float64)
-        for batch in step.batches:
-            with self._autocast():
-                part = nll_sum(self._peft, batch.to(self.args.device)) / step.supervised
-            total += part.detach().cpu().double()
-            if not math.isfinite(float(total)):
-                raise self._diverged("the loss", float(total))
-            self.accelerator.backward(part)
-        self._step_loss = float(total)
-        self._step_tokens = (step.tokens, step.supervised)
-        return total.float().to(self.args.device)
+        loss = self._try(step)
+        while loss is None:  # the memory did not suffice: the same step in smaller parts
+            self._halve(step)
+            loss = self._try(step)
+        if not math.isfinite(loss):
+            raise self._diverged("the loss", loss)
+        self._step_loss = loss
+        self._step_tokens = self._rows.tokens(step.rows)
+        return torch.tensor(loss, device=self.args.device)
+
+    def _try(self, step: Step) -> float | None:
+        """Gradients and loss of `step`; None, and no gradients, where memory ran out."""
+        parts: list[Tensor] = []
+        supervised = self._rows.tokens(step.rows)[1]
+        try:
+            micro = batches(self._rows, step.rows, self.decided.micro_batch_tokens)
+            for number, batch in enumerate(micro):
+                if self._masks is not None:
+                    self._masks.at(step.number, number)
+                with self._autocast():
+                    part = nll_sum(self._peft, batch.to(self.args.device)) / supervised
+                self.accelerator.backward(part)
+                parts.append(part.detach())
+            return float(torch.stack(parts).double().sum())
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        self._peft.zero_grad(set_to_none=True)
+        return None
+
+    def _halve(self, step: Step) -> None:
+        """Half the tokens at once from here on; EnvironmentFault where that is no longer possible."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        longest = max(int(self._rows.lengths[row]) for row in step.rows)
+        before = self.decided.micro_batch_tokens
+        if before <= longest:
+            raise EnvironmentFault(
+                f"the memory does not suffice for one row of {longest} tokens",
+                where=f"step {step.number + 1} of {self._plan.steps}",
+                remedy="use --gradient-checkpointing, a lower --max-length, or a smaller model; "
+                "run the same command again with them",
+            )
+        after = max(before // 2, 16)
+        self.decided = replace(self.decided, micro_batch_tokens=after)
+        self._console.warn(
+            f"out of memory with {before} tokens at once: step {step.number + 1} is repeated with {after}"
+        )
 
     def _maybe_log_save_evaluate(
         self,
@@ -221,7 +275,7 @@ class StepTrainer(Trainer):
 
     def _due(self, step: int) -> bool:
         """Whether `step` is validated and saved: step 0, every so many, and the last."""
-        return step % self._decided.eval_steps == 0 or step == self._plan.steps
+        return step % self.decided.eval_steps == 0 or step == self._plan.steps
 
     def _record(self, grad_norm: float, learning_rate: float) -> None:
         """Enter the step just made into the journal; stop where it went wrong."""
@@ -314,6 +368,7 @@ class StepTrainer(Trainer):
         schedule: Any = self.lr_scheduler
         state = {
             "identity": self._identity,
+            "decisions": asdict(self.decided),
             "journal": vars(self.journal),
             "scheduler": {
                 key: value
@@ -354,9 +409,9 @@ class StepTrainer(Trainer):
         set_random_states(found.tensors("rng"))
 
     def _diverged(self, what: str, value: float) -> ModelError:
-        step, rate = self.state.global_step, self._decided.learning_rate
+        step, rate = self.state.global_step, self.decided.learning_rate
         remedies = []
-        if self._decided.precision == "fp16":
+        if self.decided.precision == "fp16":
             remedies.append("--precision fp32 (fp16 cannot hold this model's activations)")
         remedies.append(f"a lower --learning-rate than {rate:g}")
         return ModelError(

@@ -1,0 +1,159 @@
+"""Attention of packed rows: each row sees itself only, exactly as if it were alone.
+
+`rows_attention` is an attention backend in the sense of transformers (`ROWS` is its name): the
+decoder's `row_lengths` keyword reaches it through the layers. Rows are computed one by one with the
+kernel that is exact for the family - PyTorch's SDPA, or written out where scores are soft-capped -
+so there is no mask of (T, T) and no work between rows. On CUDA in 16 bits one call of PyTorch's
+variable-length FlashAttention (`VARLEN`) does all rows. Reads and writes no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+__all__ = ["ROWS", "VARLEN", "attention", "can_varlen"]
+
+ROWS, VARLEN = "gemma_lora_rows", "gemma_lora_varlen"
+_LARGEST_HEAD = 256
+"""Of FlashAttention 2, which `varlen_attn` is."""
+
+
+@contextmanager
+def attention(model: PreTrainedModel, name: str | None) -> Generator[None]:
+    """Compute `model`'s attention with the backend `name` inside; None changes nothing."""
+    if name is None:
+        yield
+        return
+    config: Any = model.config.get_text_config()
+    before: str = config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def can_varlen(model: PreTrainedModel, device: str) -> bool:
+    """Whether the variable-length kernel has what this model's attention needs."""
+    config: Any = model.config.get_text_config()
+    heads = (getattr(config, "head_dim", None), getattr(config, "global_head_dim", None))
+    return (
+        device == "cuda"
+        and getattr(config, "attn_logit_softcapping", None) is None
+        and all(head is None or head <= _LARGEST_HEAD for head in heads)
+        and torch.cuda.get_device_capability() >= (8, 0)
+    )
+
+
+def rows_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    row_lengths: tuple[int, ...],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """query (1, heads, T, d), key and value (1, kv_heads, T, d); returns (1, T, heads, d)."""
+    _expect(module, attention_mask, row_lengths, query)
+    parts: list[Tensor] = []
+    start = 0
+    for length in row_lengths:
+        q, k, v = (x[:, :, start : start + length] for x in (query, key, value))
+        parts.append(_row(q, k, v, scaling, dropout, sliding_window, softcap))
+        start += length
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    row_lengths: tuple[int, ...],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The same for all rows at once, on CUDA."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    _expect(module, attention_mask, row_lengths, query)
+    bounds = torch.tensor([0, *row_lengths], device=query.device).cumsum(0, dtype=torch.int32)
+    left = -1 if sliding_window is None else sliding_window - 1
+    out = varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1).contiguous(),
+        value[0].transpose(0, 1).contiguous(),
+        bounds,
+        bounds,
+        max(row_lengths),
+        max(row_lengths),
+        scale=scaling,
+        window_size=(left, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, Tensor)
+    return out.unsqueeze(0), None
+
+
+def _expect(
+    module: torch.nn.Module, mask: Tensor | None, lengths: tuple[int, ...], query: Tensor
+) -> None:
+    """Nothing that this backend would have to ignore without a word."""
+    if mask is not None or query.shape[0] != 1 or sum(lengths) != query.shape[2]:
+        raise ValueError("packed rows come as one line, with their lengths and without a mask")
+    if not getattr(module, "is_causal", True):
+        raise ValueError("attention to later tokens is not what a language model is trained with")
+
+
+def _row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    length = query.shape[2]
+    grouped = query.shape[1] != key.shape[1]
+    narrow = window if window is not None and window < length else None
+    if softcap is None and narrow is None:
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+        )
+    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    if narrow is not None:
+        mask = mask.triu(1 - narrow)
+    if softcap is None:
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+        )
+    if grouped:
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, -torch.inf)
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return functional.dropout(weights, p=dropout, training=dropout > 0) @ value
+
+
+ALL_ATTENTION_FUNCTIONS.register(ROWS, rows_attention)
+ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)

@@ -32,7 +32,7 @@ LAYERS: dict[str, int] = {
     "decision": 5,
     "report": 6,
     "provenance": 6,
-    "continuing": 2,
+    "continuing": 3,
     "pipeline": 7,
     "cli": 8,
 }

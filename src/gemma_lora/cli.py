@@ -298,7 +298,10 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
     )
     if command.argument == "DATA":
         parser.add_argument(
-            "target", metavar="DATA", nargs="?", help="CSV, TSV, JSON or JSON-lines file"
+            "target",
+            metavar="DATA",
+            nargs="?",
+            help="CSV, TSV, JSON, JSON-lines or Parquet file, or hf:OWNER/NAME",
         )
         parser.add_argument(
             "--config", type=Path, metavar="FILE", help="settings as YAML; flags win over it"

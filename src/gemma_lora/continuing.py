@@ -4,7 +4,8 @@
 difference. `stage` skips what is done: a stamp (`.stamps/<stage>.json`) holds the hashes of a
 stage's inputs and of the files it made, so a stage runs again, and says why, when an input changed
 or a result was damaged, edited or deleted since. Results further on are removed then, because they
-describe what is no longer there. Reads and writes only the run folder.
+describe what is no longer there. Reads and writes only the run folder,
+and reads the data for their hash.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.data.source import source_digest
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.loading import dump, leaves, load_config
 from gemma_lora.rundir import RunDir, file_digest, read_json, write_json, write_text
@@ -50,7 +52,7 @@ def identity(config: Config) -> dict[str, Any]:
     tree = _settings(config)
     for key in ("path", "test"):
         if tree["data"][key] is not None:
-            tree["data"][key] = file_digest(Path(tree["data"][key]))
+            tree["data"][key] = source_digest(tree["data"][key])
     return tree
 
 

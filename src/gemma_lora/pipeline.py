@@ -29,7 +29,8 @@ from gemma_lora.continuing import (
     open_run,
     stage,
 )
-from gemma_lora.errors import ConfigError, DataError, EnvironmentFault, GateNotMet
+from gemma_lora.data.source import is_hub, need_source, source_name
+from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS
 from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json
@@ -142,28 +143,23 @@ def require(verdict: Mapping[str, Any], wanted: str | None) -> None:
 
 def run_folder(config: Config, out: Path | None) -> Path:
     """`out`, or `runs/<data name>-<short hash of config and data>`."""
-    path = _need_data(config)
+    named = source_name(_need_data(config))
     if out is not None:
         return out
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "data"
+    stem = named.removeprefix("hf:") if is_hub(named) else Path(named).stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "data"
     return Path("runs") / f"{name[:60]}-{digest(identity(config))[:8]}"
 
 
-def _need_data(config: Config) -> Path:
+def _need_data(config: Config) -> str:
     if config.data.path is None:
         raise ConfigError(
             "no data file is named",
             expected="gemma-lora run DATA, or `data: {path: ...}` in --config",
         )
-    path = Path(config.data.path)
-    for name in (path, Path(config.data.test) if config.data.test else path):
-        if not name.exists():
-            raise DataError("there is no such file", where=str(name), remedy="check the path")
-        if not name.is_file():
-            raise DataError(
-                "is not a file", where=str(name), expected="a CSV, TSV, JSON or JSON-lines file"
-            )
-    return path
+    for name in (config.data.path, config.data.test or config.data.path):
+        need_source(name)
+    return config.data.path
 
 
 def _preflight(

@@ -11,11 +11,11 @@ import os
 import platform
 import subprocess
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from gemma_lora import __version__
 from gemma_lora.config import Config
+from gemma_lora.data.source import source_name
 from gemma_lora.rundir import RunDir, file_digest, read_json
 
 __all__ = ["gather"]
@@ -41,11 +41,11 @@ def gather(config: Config, run: RunDir, base: dict[str, Any]) -> dict[str, Any]:
     files: Any = read_json(marker)["data"] if marker.exists() else {}
     # as it was when the run was made: `judge` may be called where the data file is not
     data = {
-        "file": Path(config.data.path).name if config.data.path else None,
+        "file": source_name(config.data.path) if config.data.path else None,
         "sha256": files.get("path"),
     }
     if config.data.test:
-        data |= {"test_file": Path(config.data.test).name, "test_sha256": files.get("test")}
+        data |= {"test_file": source_name(config.data.test), "test_sha256": files.get("test")}
     return {
         "schema_version": 1,
         "gemma_lora": __version__,

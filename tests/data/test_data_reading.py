@@ -385,7 +385,7 @@ def test_giant_cells(tmp_path: Path) -> None:
         (b"question,answer\n", "e.csv", "there is a header, but no row"),
         (b"[]", "e.json", "there is no row"),
         (b"PK\x03\x04rest", "e.xlsx", "an Excel workbook"),
-        (b"PAR1rest", "e.parquet", "a Parquet file"),
+        (b"PAR1rest", "e.parquet", "cannot be read as Parquet"),
         (b"\x1f\x8brest", "e.gz", "a gzip archive"),
         (bytes(range(256)) * 8, "e.csv", "a binary file"),
         (b'[{"question": "a", "answer": }]', "e.json", "line 1, column 30: no valid JSON"),

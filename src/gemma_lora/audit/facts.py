@@ -1,4 +1,4 @@
-"""The figures of audit.json, each from rows already read and measured. Pure; reads only the file's hash."""
+"""The figures of audit.json, each from rows already read and measured. Pure; reads only the data's hash and size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from gemma_lora.audit.lengths import Measured
 from gemma_lora.data import Loaded, Questions, Row, Rows, place
-from gemma_lora.rundir import file_digest
+from gemma_lora.data.source import source_bytes, source_digest, source_name
 
 __all__ = [
     "answer_facts",
@@ -35,9 +35,9 @@ def source_facts(path: Path, loaded: Loaded) -> dict[str, Any]:
     used = set(columns.parts.values())
     return {
         "source": {
-            "file": path.name,
-            "sha256": file_digest(path),
-            "bytes": path.stat().st_size,
+            "file": source_name(path),
+            "sha256": source_digest(path),
+            "bytes": source_bytes(path),
             "format": table.format,
             "encoding": table.encoding,
             "encoding_found": table.encoding_how,

@@ -36,6 +36,7 @@ from gemma_lora.data import (
     place,
     split_clusters,
 )
+from gemma_lora.data.source import source_name
 from gemma_lora.data.tokens import TokenStore
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.prompt import PromptFormat
@@ -223,8 +224,8 @@ def _facts(
             data.measured.rows,
             test.measured.rows,
             questions,
-            data_file=data.path.name,
-            test_file=test.path.name,
+            data_file=source_name(data.path),
+            test_file=source_name(test.path),
         )
     _warn(facts, console)
     _warn_of_earlier_answers(data, fmt, console)

@@ -33,7 +33,7 @@ _BOMS = (
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as CSV (UTF-8)"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV (UTF-8)"),
-    (b"PAR1", "a Parquet file", "export it as CSV or JSON lines"),
+    (b"PAR1", "a Parquet file", "leave --encoding out"),
     (b"ARROW1", "an Arrow file", "export it as CSV or JSON lines"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"BZh", "a bzip2 archive", "unpack it first"),

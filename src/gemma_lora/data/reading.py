@@ -1,4 +1,4 @@
-"""Read one data file (CSV, TSV, JSON, JSON lines) into a `Table`.
+"""Read one data file (CSV, TSV, JSON, JSON lines, Parquet) or data set of the hub into a `Table`.
 
 The content decides the format, with the file's name as a hint. Nothing is inferred about cells:
 they are text as written. Every fault comes back located in `Table.problems`; what concerns the
@@ -11,10 +11,12 @@ import re
 from pathlib import Path
 
 from gemma_lora.config import DataConfig
+from gemma_lora.data.columnar import is_parquet, read_parquet
 from gemma_lora.data.decoding import Decoded, decode
 from gemma_lora.data.delimited import read_delimited
 from gemma_lora.data.jsonrows import looks_like_json, read_json_rows
 from gemma_lora.data.names import key
+from gemma_lora.data.source import is_hub, read_hub
 from gemma_lora.data.table import Table
 from gemma_lora.errors import DataError
 
@@ -25,8 +27,15 @@ _JSON_NAMES = (".json", ".jsonl", ".ndjson")
 
 def read_table(path: Path, config: DataConfig) -> Table:
     """The rows of `path`; `config` gives encoding, delimiter and the columns that flags name."""
+    if is_hub(path):
+        return _some(read_hub(path))
     where = str(path)
-    decoded = decode(_bytes(path), config.encoding, where)
+    raw = _bytes(path)
+    if is_parquet(raw[:4]) and config.encoding is None:
+        del raw
+        return _some(read_parquet(path))
+    decoded = decode(raw, config.encoding, where)
+    del raw
     if re.fullmatch(rb"(?:\xef\xbb\xbf|[\x00 \t\r\n])*", decoded.text.data):
         raise DataError("the file is empty", where=where, expected="a header line and rows")
     suffix = path.suffix.lower()
@@ -34,10 +43,14 @@ def read_table(path: Path, config: DataConfig) -> Table:
         table = _json_table(decoded, where, suffix)
     else:
         table = _delimited_table(decoded, where, suffix, config)
+    return _some(table)
+
+
+def _some(table: Table) -> Table:
     if not len(table.rows) and not table.problems:
         raise DataError(
             "there is a header, but no row" if table.columns else "there is no row",
-            where=where,
+            where=table.where,
             details=[f"columns: {', '.join(table.columns)}"] if table.columns else (),
         )
     return table

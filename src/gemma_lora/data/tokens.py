@@ -70,6 +70,11 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def tokens(self, chosen: Sequence[int]) -> tuple[int, int]:
+        """Tokens of the rows numbered `chosen`, and those of them with loss."""
+        rows = list(chosen)
+        return int(self.lengths[rows].sum()), int(self.supervised[rows].sum())
+
 
 def batches(rows: Iterable[T]) -> Iterator[list[T]]:
     """`rows` in lists of as many as are encoded together."""

@@ -123,17 +123,22 @@ def tokenised(
     folder: Path,
     console: Console,
 ) -> Tokenised:
-    """The rows of the split file `path` from `folder`, encoded and kept there where need be."""
+    """The rows of the split file `path` from `folder`, encoded and kept there where need be.
+
+    No rows where there is no such file.
+    """
     import datasets
 
+    if not path.exists():
+        return tokenise((), fmt, max_length=max_length, keep_answer=keep_answer)
     file, facts = _files(folder, path)
-    key = _key(path, fmt, max_length, keep_answer)
-    known = _known(file, facts, key, console)
+    known = _known(file, facts, _key(path, fmt, max_length, keep_answer), console)
     if known is None:
         with whole_file(file) as sink:
             rows = iter_jsonl(path, Example, console)
             known = _encode(rows, fmt, sink, max_length=max_length, keep_answer=keep_answer)
-        _tell(file, facts, key, known)
+        # hashed again: reading cuts off a torn last line
+        _tell(file, facts, _key(path, fmt, max_length, keep_answer), known)
     return _opened(datasets.Dataset.from_file(str(file)), known)
 
 

@@ -24,12 +24,11 @@ from transformers.utils import logging as transformers_logging
 from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.data.tokens import Tokenised, tokenise
+from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.model.families import family_of
 from gemma_lora.prompt import PromptFormat
-from gemma_lora.records import Example
-from gemma_lora.rundir import RunDir, digest, file_digest, read_jsonl, write_json
+from gemma_lora.rundir import RunDir, digest, file_digest, write_json
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import trainer as trainers
 from gemma_lora.train.adapter import save_verified
@@ -61,7 +60,7 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
     warned = len(console.warnings)
     need_trackers(config.train.report_to)
     need_one_process(console, torch.cuda.device_count())
-    train_rows, validation_rows = _read(run, console)
+    _need_rows(run)
     ref = models.resolve(config.model.model)
     base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
     device = models.decide_device(config.model)
@@ -69,7 +68,7 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
     console.note(
         f"{base.facts.family} {ref.name}; {precision} ({precision.reason}) on {device} ({device.reason})"
     )
-    data = _tokenised(config, base.fmt, train_rows, validation_rows, console)
+    data = _tokenised(config, base.fmt, run, console)
     identity = _identity(config, run, base, str(device))
     found = _resumable(run, identity, console)
     if found is not None:
@@ -108,33 +107,34 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
 # ---------------------------------------------------------------------- before
 
 
-def _read(run: RunDir, console: Console) -> tuple[list[Example], list[Example]]:
-    rows = read_jsonl(run.train_rows, Example, console)
-    if not rows:
+def _need_rows(run: RunDir) -> None:
+    if not run.train_rows.is_file() or not run.train_rows.stat().st_size:
         raise DataError(
             "there is no row to train on",
             where=str(run.train_rows),
             remedy="check what was dropped: gemma-lora audit DATA",
         )
-    return rows, read_jsonl(run.validation_rows, Example, console)
 
 
-def _tokenised(
-    config: Config,
-    fmt: PromptFormat,
-    train_rows: list[Example],
-    validation_rows: list[Example],
-    console: Console,
-) -> Data:
-    limit, keep = config.train.max_length, config.data.on_long_row == "keep-answer"
-    train_part = tokenise(train_rows, fmt, max_length=limit, keep_answer=keep)
-    validation = tokenise(validation_rows, fmt, max_length=limit, keep_answer=keep)
+def _tokenised(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> Data:
+    limit = config.train.max_length
+    train_part, validation = (
+        tokenised(
+            path,
+            fmt,
+            max_length=limit,
+            keep_answer=config.data.on_long_row == "keep-answer",
+            folder=run.tokens,
+            console=console,
+        )
+        for path in (run.train_rows, run.validation_rows)
+    )
     dropped = train_part.dropped + validation.dropped
     if dropped:
         console.warn(f"{dropped} rows are longer than {limit} tokens and are left out of training")
     if not len(train_part):
         raise DataError(
-            f"none of the {len(train_rows)} training rows fits in {limit} tokens",
+            f"none of the {train_part.dropped} training rows fits in {limit} tokens",
             remedy="raise --max-length, or use --on-long-row keep-answer",
         )
     shortened = train_part.shortened + validation.shortened

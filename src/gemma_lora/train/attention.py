@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,11 +44,13 @@ def attention(model: PreTrainedModel, name: str | None) -> Generator[None]:
 def can_varlen(model: PreTrainedModel, device: str) -> bool:
     """Whether the variable-length kernel has what this model's attention needs."""
     config: Any = model.config.get_text_config()
-    heads = (getattr(config, "head_dim", None), getattr(config, "global_head_dim", None))
+    # asked of the layers: they differ in Gemma 4, whose config refuses to name one size for all
+    layers = cast(Any, model.base_model).layers
+    heads = {int(layer.self_attn.head_dim) for layer in layers}
     return (
         device == "cuda"
         and getattr(config, "attn_logit_softcapping", None) is None
-        and all(head is None or head <= _LARGEST_HEAD for head in heads)
+        and max(heads) <= _LARGEST_HEAD
         and torch.cuda.get_device_capability() >= (8, 0)
     )
 
@@ -69,12 +71,9 @@ def rows_attention(
 ) -> tuple[Tensor, None]:
     """query (1, heads, T, d), key and value (1, kv_heads, T, d); returns (1, T, heads, d)."""
     _expect(module, attention_mask, row_lengths, query)
-    parts: list[Tensor] = []
-    start = 0
-    for length in row_lengths:
-        q, k, v = (x[:, :, start : start + length] for x in (query, key, value))
-        parts.append(_row(q, k, v, scaling, dropout, sliding_window, softcap))
-        start += length
+    # split, not slices: the gradient of a slice is as long as the whole line
+    rows = zip(*(x.split(row_lengths, dim=2) for x in (query, key, value)), strict=True)
+    parts = [_row(q, k, v, scaling, dropout, sliding_window, softcap) for q, k, v in rows]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from gemma_lora.train.batches import collate
 from peft import PeftModel
 from support.tiny import small_tokenizer
 from support.training import example, make_config, make_run, quiet
@@ -37,7 +36,7 @@ from torch.nn import functional
 
 from gemma_lora import model as models
 from gemma_lora.config import LoraConfig
-from gemma_lora.data.tokens import tokenise
+from gemma_lora.data.tokens import Tokenised, tokenise
 from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.model.decoding import generate, stream
 from gemma_lora.model.families import FAMILIES, Family, check_versions, family_of
@@ -45,7 +44,10 @@ from gemma_lora.model.templates import TURNS_4
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Message
 from gemma_lora.train import train
-from gemma_lora.train.loss import check_training_path
+from gemma_lora.train.attention import can_varlen
+from gemma_lora.train.loss import nll_sum, plain_nll_sum
+from gemma_lora.train.packing import collate
+from gemma_lora.train.path import candidates, choose
 from gemma_lora.train.trainer import autocast_for
 
 LENGTHS = (40, 7, 2 * WINDOW + 3, 1, WINDOW, 25)
@@ -322,24 +324,55 @@ def test_gradients_are_the_same_single_padded_packed_and_checkpointed(ready):
         assert len(calls) == 2  # the layer was really computed again
 
 
+def training_rows(fmt: PromptFormat) -> Tokenised:
+    rows = tokenise([example(n) for n in (3, 14, 5)], fmt, max_length=300, keep_answer=False)
+    assert max(rows.lengths) > WINDOW
+    return rows
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_training_path_gives_the_plain_forwards_loss(ready, precision):
+def test_every_path_of_training_gives_the_plain_forwards_loss(ready, precision):
     base = ready.load(precision)
     model = models.attach_lora(base, LoraConfig(rank=4, alpha=8, dropout=0.1), 0)
-    rows = tokenise([example(n) for n in (3, 14)], ready.fmt, max_length=300, keep_answer=False)
-    lengths = [int(length) for length in rows.lengths]
-    assert max(lengths) > WINDOW
-    loss = check_training_path(
-        model,
-        collate(rows, [0, 1], ready.fmt.pad_id),
-        lengths,
-        device=torch.device("cpu"),
-        autocast=autocast_for(precision, torch.device("cpu"))
-        if precision == "bf16"
-        else nullcontext,
-        tolerance=1e-5 if precision == "fp32" else 3e-2,
-    )
-    assert 0 < loss < 30
+    rows = training_rows(ready.fmt)
+    paths = candidates(model, "cpu", packs=ready.family.packs)
+    assert paths[0].packs
+    for path in paths:
+        chosen, loss = choose(
+            model,
+            [path],
+            collate(rows, [0, 1, 2]),
+            collate(rows, [0]),
+            autocast=autocast_for(precision, torch.device("cpu")),
+            tolerance=1e-5 if precision == "fp32" else 3e-2,
+            console=quiet(),
+        )
+        assert chosen == path
+        assert 0 < loss < 30
+
+
+def test_heads_too_large_for_the_fast_kernel_are_seen_in_every_layer():
+    large = next(v for v in VARIANTS if v.name == "gemma4-large")
+    shape = {**large.shape, "global_head_dim": 512}
+    model = random_model(replace(large, shape=shape), "Gemma4ForCausalLM", "sdpa")
+    assert {layer.self_attn.head_dim for layer in model.model.layers} == {8, 512}
+    assert not can_varlen(model, "cuda")
+
+
+def test_every_path_of_training_gives_the_plain_forwards_gradients(ready):
+    model, rows = ready.tuned(), training_rows(ready.fmt)
+
+    def taken(loss: Tensor) -> dict[str, Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    for path in candidates(model, "cpu", packs=ready.family.packs):
+        batch = collate(rows, [0, 1, 2] if path.packs else [0])
+        expected = taken(plain_nll_sum(model, batch))
+        with path.active(model, dropout=0.0, seed=0, shared=True) as (_, left):
+            assert not left  # no layer of the adapter is computed another way than meant
+            same(taken(nll_sum(model, batch)), expected)
 
 
 # ---------------------------------------------------------------------- adapters

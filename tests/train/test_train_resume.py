@@ -29,8 +29,9 @@ from gemma_lora.train import trainer as trainers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# dropout, accumulation, a small last step in the epoch, validation at every second step
-RECIPE = {"epochs": 2, "eval_steps": 2, "lora": {"dropout": 0.2}}
+# dropout, steps of several packed micro-batches, a small last step in the epoch, validation at every
+# second step
+RECIPE = {"epochs": 2, "eval_steps": 2, "micro_batch_tokens": 70, "lora": {"dropout": 0.2}}
 
 
 def metrics_of(run: RunDir):
@@ -77,10 +78,26 @@ def dying_at(monkeypatch, target, name, call):
     monkeypatch.setattr(target, name, deadly)
 
 
+def test_the_recipe_computes_several_packed_micro_batches_a_step(uninterrupted, tmp_path):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        honest = trainers.nll_sum
+
+        def looking(model, batch):
+            seen.append(batch.lengths)
+            return honest(model, batch)
+
+        patch.setattr(trainers, "nll_sum", looking)
+        finish(make_run(tmp_path / "run", train=18), uninterrupted)
+    assert len(seen) == 18  # of 10 steps
+    assert max(len(lengths) for lengths in seen) > 1
+    assert uninterrupted[3]["decisions"]["path"] == "packed"
+
+
 @pytest.mark.parametrize(
     ("target", "name", "call"),
     [
-        (trainers, "nll_sum", 12),  # in the middle of a step's accumulation
+        (trainers, "nll_sum", 13),  # in the middle of a step
         (trainers, "mean_nll", 3),  # while validating
         (checkpoints, "_write", 8),  # while the second checkpoint is written
         (checkpoints, "fsync_folder", 3),  # written, not yet renamed
@@ -113,6 +130,7 @@ def test_killed_after_training_and_before_the_adapter_is_saved(
 def test_a_signal_saves_and_ends_with_its_code(uninterrupted, tmp_path, number, code, moment):
     run = make_run(tmp_path / "run", train=18)
     console = talking()
+    # of two micro-batches a step the second one of the third step
     name, call = ("nll_sum", 6) if moment == "step" else ("mean_nll", 2)
 
     def child():
@@ -139,7 +157,7 @@ def killed(uninterrupted, tmp_path_factory):
     """A run killed in step 8 with whole checkpoints of steps 4 and 6 and others before."""
     run = make_run(tmp_path_factory.mktemp("killed") / "run", train=18)
     with pytest.MonkeyPatch.context() as patch:
-        dying_at(patch, trainers, "nll_sum", 14)
+        dying_at(patch, trainers, "nll_sum", 15)
         assert in_child(lambda: train(uninterrupted[0], run, quiet())) == -signal.SIGKILL
     assert max(p.name for p in run.checkpoints.iterdir()) == "step-00000006"
     return run

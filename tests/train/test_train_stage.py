@@ -313,7 +313,7 @@ def test_several_gpus_are_not_used_without_a_word(monkeypatch, tiny_folder):
     monkeypatch.setattr(trainers.TrainingArguments, "_setup_devices", torch.device("cpu"))
     monkeypatch.setattr(trainers.TrainingArguments, "_n_gpu", 4, raising=False)
     config = make_config(tiny_folder("gemma"))
-    decided = decisions.Decisions("cpu", "fp32", 1e-3, 2, 2, 0, 1, False)
+    decided = decisions.Decisions("cpu", "fp32", 1e-3, 2, 2, 0, 1, False, 1024)
     assert trainers.training_arguments(config, decided, Path("unused")).n_gpu == 1
 
 
@@ -427,6 +427,7 @@ def test_auto_learning_rate_and_checkpointing_follow_the_size():
             parameters=parameters,
             steps=300,
             steps_per_epoch=steps_per_epoch,
+            longest=300,
             console=quiet(),
         )
 

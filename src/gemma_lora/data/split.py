@@ -54,6 +54,8 @@ class Questions:
 
 def cluster_questions(rows: Iterable[Row], threshold: float) -> Questions:
     """Clusters of the rows; goes through them once."""
+    import pyarrow as pa
+
     ids: list[str] = []
 
     def questions() -> Iterator[str]:
@@ -66,7 +68,10 @@ def cluster_questions(rows: Iterable[Row], threshold: float) -> Questions:
     names: dict[int, str] = {}
     for group, name in zip(groups, ids, strict=True):
         names[group] = min(names.get(group, name), name)
-    return Questions([names[group] for group in groups], texts.number)
+    found = Questions([names[group] for group in groups], texts.number)
+    del texts
+    pa.default_memory_pool().release_unused()
+    return found
 
 
 def cluster_rows(rows: Iterable[Row], threshold: float) -> list[str]:

@@ -181,13 +181,13 @@ class TokenStore:
         self._stream.close()
         file, facts = _files(self._folder, path)
         with pa.memory_map(str(self._path)) as source:
-            chunks = [_arrays(batch) for batch in pa.ipc.open_stream(source)]
+            parts = list(pa.ipc.open_stream(source))
             with whole_file(file) as sink:
                 writer = _Writer(sink)
                 for index in chosen:
-                    ids, mask, offsets = chunks[index // _TOGETHER]
-                    low, high = offsets[index % _TOGETHER : index % _TOGETHER + 2]
-                    writer.add_arrays(ids[low:high], mask[low:high])
+                    row = parts[index // _TOGETHER].slice(index % _TOGETHER, 1)
+                    ids, mask = (row.column(name).flatten() for name in ("ids", "mask"))
+                    writer.add_arrays(ids.to_numpy(), mask.to_numpy(zero_copy_only=False))
                 writer.close()
         made = _Made(sum(self._shortened[index] for index in chosen), 0)
         _tell(file, facts, _key(path, fmt, max_length, keep_answer), made)

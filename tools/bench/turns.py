@@ -65,7 +65,10 @@ def run_rounds(jobs: Mapping[str, Job], rounds: int, folder: Path) -> list[dict[
         for name in order:
             began = time.monotonic()
             found[name] = _with_speed(run_one(jobs[name], folder, f"{name}-{number}"), jobs[name])
-            print(f"round {number}: {_said(name, found[name])}, {time.monotonic() - began:.0f} s")
+            print(
+                f"round {number}: {_said(name, found[name])}, {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
         results.append({name: found[name] for name in jobs})
     return results
 
@@ -80,10 +83,10 @@ def try_all(
         try:
             result = _with_speed(run_one(own, folder, f"switch-{number:02d}"), own)
             found[name] = {key: value for key, value in result.items() if key != "steps"}
-            print(_said(name, result))
+            print(_said(name, result), flush=True)
         except ContestantFailed as failure:
             found[name] = {"failed": reason_of(str(failure))}
-            print(f"{name}: failed: {found[name]['failed']}")
+            print(f"{name}: failed: {found[name]['failed']}", flush=True)
     return found
 
 

@@ -1,0 +1,254 @@
+"""Predicted against measured peak memory of training: `make bench-memory`.
+
+Each case is a random model on disk and rows of a stated length, trained by `gemma_lora.train` for two
+steps with validations, checkpoints and the adapter written, in a fresh process. Measured is the kernel's
+high-water mark of resident memory (VmHWM) minus the resident memory after the imports; the median of
+three processes counts. Predicted is what training said before it loaded anything. Writes
+build/bench/planned.json; `--page` puts the table into docs/training.md. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTER = ROOT / "src" / "gemma_lora" / "starter"
+KINDS = {
+    "gemma": ("GemmaConfig", "GemmaForCausalLM"),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
+    "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+}
+BAND = 0.15
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how it is trained. Every row has `row` tokens, nearly."""
+
+    name: str
+    family: str
+    hidden: int
+    layers: int
+    mlp: int
+    heads: int
+    kv: int
+    head: int
+    vocabulary: int
+    tokens: int
+    """Micro-batch."""
+    row: int
+    rank: int = 16
+    checkpointing: bool = False
+    precision: str = "fp32"
+    stored: str = "float32"
+    dropout: float = 0.05
+    micro_batches: int = 1
+    """Of a step."""
+
+
+CASES = (
+    Case("72m", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128),
+    Case("72m-plain", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128, dropout=0.0, micro_batches=2),
+    Case("72m-4096", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 1024),
+    Case("72m-r64", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 512, 64, rank=64),
+    Case("72m-recomputed", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 512, checkpointing=True),
+    Case("wide-vocabulary", "gemma", 256, 4, 1024, 4, 1, 64, 65_536, 256, 64),
+    Case("narrow-vocabulary", "gemma", 512, 16, 2048, 8, 8, 64, 4_096, 2048, 256),
+    Case("gemma2-long", "gemma2", 512, 8, 2048, 8, 4, 64, 32_768, 1024, 1024),
+    Case("gemma2-short", "gemma2", 512, 8, 2048, 8, 4, 64, 32_768, 1024, 64),
+    Case("gemma2-recomputed", "gemma2", 768, 12, 3072, 8, 4, 96, 16_384, 2048, 1024, checkpointing=True),
+    Case("gemma3", "gemma3_text", 640, 12, 2048, 4, 1, 128, 65_536, 1024, 256),
+    Case("gemma3-long", "gemma3_text", 640, 12, 2048, 4, 1, 128, 32_768, 2048, 2048),
+    Case("gemma3-bf16", "gemma3_text", 640, 12, 2048, 4, 1, 128, 65_536, 1024, 256, precision="bf16", stored="bfloat16"),
+    Case("300m", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 1024, 256),
+    Case("300m-recomputed", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 2048, 256, checkpointing=True),
+    Case("300m-bf16", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 1024, 256, precision="bf16", stored="bfloat16"),
+    Case("300m-widened", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 256, 128, stored="bfloat16"),
+    Case("500m", "gemma", 1024, 16, 8192, 8, 4, 128, 65_536, 256, 128),
+)  # fmt: skip
+
+
+def write_model(case: Case, folder: Path) -> Path:
+    """Random weights with the shipped model's tokenizer."""
+    import torch
+    import transformers
+
+    config_class, model_class = KINDS[case.family]
+    more: dict[str, Any] = {}
+    if case.family != "gemma":
+        more = {"sliding_window": 512, "query_pre_attn_scalar": case.head}
+    config = getattr(transformers, config_class)(
+        vocab_size=case.vocabulary,
+        hidden_size=case.hidden,
+        intermediate_size=case.mlp,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.kv,
+        head_dim=case.head,
+        max_position_embeddings=8192,
+        dtype=case.stored,
+        **more,
+        **{key: _starter()[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(config).to(getattr(torch, case.stored))
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(STARTER / name, folder / name)
+    return folder
+
+
+def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, Any]:
+    """In a process of its own: two steps, and what they took above the imports. Bytes."""
+    import torch
+    import transformers
+    from gemma_lora.config import Config
+    from gemma_lora.console import Console
+    from gemma_lora.rundir import RunDir, write_jsonl
+    from gemma_lora.train import train
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    getattr(transformers, KINDS[case.family][1])  # transformers imports it here
+    run = RunDir(work)
+    rows = max(1, case.tokens // case.row) * case.micro_batches
+    write_jsonl(run.train_rows, _rows(model, case.row, 2 * rows))
+    write_jsonl(run.validation_rows, _rows(model, case.row, max(1, case.tokens // case.row)))
+    config = Config.model_validate(
+        {
+            "model": {"model": str(model), "device": device, "precision": case.precision},
+            "lora": {"rank": case.rank, "alpha": 2 * case.rank, "dropout": case.dropout},
+            "train": {
+                "batch": rows,
+                "accumulation": 1,
+                "epochs": 1,
+                "learning_rate": 1e-4,
+                "max_length": 2 * case.row,
+                "micro_batch_tokens": case.tokens,
+                "gradient_checkpointing": case.checkpointing,
+                "eval_steps": 2,
+            },
+        }
+    )
+    before = torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
+    result = train(config, run, Console(quiet=True))
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return {"measured": peak - before, "predicted": result.get("predicted_bytes", 0)}
+
+
+def _starter() -> dict[str, Any]:
+    return json.loads((STARTER / "config.json").read_text())
+
+
+def _rows(model: Path, length: int, count: int) -> list[Any]:
+    """`count` rows of nearly `length` tokens, two thirds of them in the answer."""
+    from gemma_lora import model as models
+    from gemma_lora.records import Example, Message
+
+    fmt = models.load_format(models.resolve(str(model)))
+
+    def row(words: int) -> tuple[Any, ...]:
+        question, answer = " please" * (words // 3), " order" * (words - words // 3)
+        return (
+            Message(role="user", content=f"what{question}"),
+            Message(role="assistant", content=f"the{answer}"),
+        )
+
+    words = 1
+    while len(fmt.example(row(words + 1)).ids) <= length:
+        words += 1
+    return [
+        Example(id=f"{number:016x}", messages=row(words), cluster=str(number), line=number + 2)
+        for number in range(count)
+    ]
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def measure(case: Case, *, runs: int, device: str) -> dict[str, Any]:
+    """Medians over `runs` fresh processes."""
+    with tempfile.TemporaryDirectory(prefix="gemma-lora-memory-") as folder:
+        _child("write", case, folder, device)
+        found = [_child("train", case, folder, device) for _ in range(runs)]
+    measured = statistics.median(one["measured"] for one in found)
+    predicted = statistics.median(one["predicted"] for one in found)
+    return {
+        "case": asdict(case),
+        "device": device,
+        "measured": measured,
+        "range": [min(one["measured"] for one in found), max(one["measured"] for one in found)],
+        "predicted": predicted,
+        "error": predicted / measured - 1,
+    }
+
+
+def _child(what: str, case: Case, folder: str, device: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.planned", "--child", what, "--device", device]
+        + ["--case", json.dumps(asdict(case)), "--folder", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
+    )
+    if done.returncode:
+        raise SystemExit(f"{case.name}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _in_child(options: argparse.Namespace) -> None:
+    case, folder = Case(**json.loads(options.case)), Path(options.folder)
+    if options.child == "write":
+        write_model(case, folder / "model")
+        print("{}")
+        return
+    work = Path(tempfile.mkdtemp(dir=folder, prefix="run-"))
+    print(json.dumps(train_once(case, folder / "model", work, options.device)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.planned", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--child", choices=("write", "train"), help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=int, default=3, help="fresh processes for each case")
+    parser.add_argument("--only", help="cases, separated by commas")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "planned.json")
+    options = parser.parse_args(arguments)
+    if options.child:
+        _in_child(options)
+        return 0
+    wanted = options.only.split(",") if options.only else [case.name for case in CASES]
+    table: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for case in CASES:
+        if case.name not in wanted:
+            continue
+        found = measure(case, runs=options.runs, device=options.device)
+        table[f"{case.name}/{options.device}"] = found
+        options.out.write_text(json.dumps(table, indent=1))
+        print(
+            f"{case.name:20} predicted {found['predicted'] / 2**20:7,.0f} MiB  measured "
+            f"{found['measured'] / 2**20:7,.0f} MiB  {found['error']:+.1%}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

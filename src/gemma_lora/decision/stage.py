@@ -20,7 +20,7 @@ from gemma_lora.decision.caveats import caveats
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
-from gemma_lora.rundir import RunDir, read_jsonl, read_saved, write_json
+from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
 from gemma_lora.verdict import MARGIN, RULE, Estimate, clustered_mean, paired_difference
 from gemma_lora.verdict import decide as rule_of
 
@@ -144,10 +144,11 @@ def _also_in_training(
     run: RunDir, questions: Sequence[PairedQuestion], console: Console
 ) -> set[str]:
     """Ids of the test questions whose text or cluster of near-duplicates is among the training rows."""
-    rows = read_jsonl(run.train_rows, Example, console)
-    clusters = {row.cluster for row in rows}
-    texts = {row.prompt for row in rows}
-    return {q.id for q in questions if q.cluster in clusters or q.messages in texts}
+    asked = {q.cluster for q in questions} | {q.messages for q in questions}
+    trained: set[object] = set()
+    for row in iter_jsonl(run.train_rows, Example, console):  # there may be very many
+        trained |= asked & {row.cluster, row.prompt}
+    return {q.id for q in questions if q.cluster in trained or q.messages in trained}
 
 
 def _rows_in_audit(run: RunDir) -> int | None:

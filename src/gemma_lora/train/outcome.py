@@ -14,10 +14,10 @@ import torch
 from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.data.source import is_hub, source_digest, source_name
 from gemma_lora.data.tokens import Tokenised
 from gemma_lora.model.families import family_of
 from gemma_lora.prompt import PromptFormat
-from gemma_lora.rundir import file_digest
 from gemma_lora.train.card import CardFacts
 from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.plan import StepPlan
@@ -126,7 +126,7 @@ def result_of(
 
 
 def card_facts(config: Config, base: Base, result: dict[str, Any]) -> CardFacts:
-    path = Path(config.data.path) if config.data.path else None
+    data = config.data.path
     licence = base.facts.licence
     family = family_of(base.facts.model_type, where=base.ref.name)
     return CardFacts(
@@ -147,7 +147,9 @@ def card_facts(config: Config, base: Base, result: dict[str, Any]) -> CardFacts:
         gemma_terms=not base.ref.is_demo
         and (licence == "gemma" or (licence is None and family.gemma_terms)),
         is_demo=base.ref.is_demo,
-        data_file=path.name if path else None,
-        data_sha256=file_digest(path) if path and path.is_file() else None,
+        data_file=source_name(data) if data else None,
+        data_sha256=source_digest(data)
+        if data and (is_hub(data) or Path(data).is_file())
+        else None,
         results=result,
     )

@@ -118,6 +118,19 @@ for name in sys.argv[1:]:
 """
 
 
+AUDIT = """
+import sys
+from pathlib import Path
+from gemma_lora import pipeline
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+config = Config.model_validate({"data": {"path": sys.argv[1], "test": sys.argv[2]}})
+facts = pipeline.audit(config, Console(quiet=True), out=Path(sys.argv[3]))
+print(facts["source"]["file"], facts["rows"]["used"], facts["split"]["test"],
+      pipeline.run_folder(config, None).name.rpartition("-")[0])
+"""
+
+
 def ask(names: list[str], home: Path, **env: str) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names],
@@ -137,7 +150,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory):
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sets")
     (folder / "one" / "data").mkdir(parents=True)
     for split in ("train", "test"):
-        columns = {"question": [f"{split} {i}" for i in range(3)], "answer": ["x", "007", "NA"]}
+        questions = [f"{split} {i}" * (i + 1) for i in range(12)]
+        columns = {"question": questions, "answer": ["x", "007", "NA"] * 4}
         parquet(folder / "one" / "data" / f"{split}-00000-of-00001.parquet", columns)
     (folder / "script").mkdir()
     (folder / "script" / "script.py").write_text("raise SystemExit('code of a data set was run')")
@@ -152,7 +166,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory):
 def test_splits_of_a_data_set(outcomes: Any) -> None:
     online, offline = outcomes
     train, test = online["hf:owner/one"], online[f"hf:owner/one@{COMMIT}::test"]
-    assert train["rows"] == [["train 0", "x"], ["train 1", "007"], ["train 2", "NA"]]
+    assert train["rows"][:2] == [["train 0", "x"], ["train 1" * 2, "007"]]
+    assert len(train["rows"]) == 12
     assert test["rows"][0] == ["test 0", "x"]
     assert train["digest"] != test["digest"]
     assert train["notes"][0] == f"config 'default', split 'train', commit {COMMIT[:12]}"
@@ -178,6 +193,27 @@ def test_refusals_in_plain_words(outcomes: Any) -> None:
         "cannot be reached, and the data set is not in the local cache"
         in offline["hf:owner/other"]["text"]
     )
+
+
+def test_a_run_belongs_to_the_commit_and_goes_on_offline(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for split in ("train", "test"):
+        columns = {"question": [f"{split} {i}" * (i + 1) for i in range(12)], "answer": ["x"] * 12}
+        parquet(folder / f"{split}.parquet", columns)
+    base = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    said: list[str] = []
+    with serve_data_hub({"owner/one": folder}) as (url, _):
+        for name, offline in (("hf:owner/one", "0"), (f"hf:owner/one@{COMMIT}", "1")):
+            done = subprocess.run(
+                [sys.executable, "-c", AUDIT, name, "hf:owner/one::test", str(tmp_path / "run")],
+                env={**base, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": offline},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout)
+    assert said[0] == "hf:owner/one 12 12 owner-one\n"
+    assert said[1].startswith(f"hf:owner/one@{COMMIT} 12 12 ")
 
 
 def test_names(tmp_path: Path) -> None:

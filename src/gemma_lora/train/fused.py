@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import Linear as PeftLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import GELUTanh
@@ -77,7 +78,7 @@ class _Projection:
 
 def _update(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """y += scale * (x A^T) B^T; returns x A^T."""
-    inner = x @ a.to(x.dtype).t()
+    inner = linear(x, a.to(x.dtype))
     y.addmm_(inner, b.to(x.dtype).t(), alpha=scale)
     return inner
 
@@ -86,8 +87,10 @@ def _gradients(
     dy: Tensor, inner: Tensor, dropped: Tensor, b: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(s dy B, dA, dB); `dropped` is the input after dropout."""
-    outer = (dy @ b.to(dy.dtype)).mul_(scale)
-    return outer, (outer.t() @ dropped).float(), (dy.t() @ inner).float().mul_(scale)
+    outer = linear(dy, b.to(dy.dtype).t()).mul_(scale)
+    da = linear(outer.t(), dropped.t())
+    db = linear(inner.t(), dy.t()).t()  # as (r, out): the fast way round for oneDNN
+    return outer, da.float(), db.float().mul_(scale)
 
 
 def _input_gradient(
@@ -210,40 +213,41 @@ def installed(
         changed.append(module)
 
     try:
-        for name, parent in model.named_modules():
+        for parent in model.modules():
             projections = _projections(parent, masks if dropout else None, shared)
-            for child, found in projections.items():
-                if found is None:
-                    left.append(f"{name}.{child}")
-                else:
-                    put(found.layer, found)
+            for found in projections.values():
+                put(found.layer, found)
             down = projections.get("down_proj")
             if down is not None and _gated(parent):
                 put(parent, _mlp(parent, down))
             if type(parent).__name__ in _NORMS and not parent.weight.requires_grad:
                 put(parent, _norm(parent))
+        left += [name for name, module in model.named_modules() if _is_left(module, changed)]
         yield masks, left
     finally:
         for module in changed:
             del module.forward
 
 
-def _projections(
-    parent: nn.Module, masks: Masks | None, shared: bool
-) -> dict[str, _Projection | None]:
-    """LoRA layers among the children, None for one that only PEFT itself computes."""
-    found: dict[str, _Projection | None] = {}
+def _projections(parent: nn.Module, masks: Masks | None, shared: bool) -> dict[str, _Projection]:
+    """The plain LoRA layers among the children."""
+    found: dict[str, _Projection] = {}
     children = dict(parent.named_children())
     for group in _SHARED:
         place: Place | None = None
         for name in group:
             layer = children.get(name)
-            if not hasattr(layer, "lora_A"):
+            if not _is_plain(layer):
                 continue
             if masks is not None and (place is None or not shared):
                 place = masks.place()
-            found[name] = _Projection(cast(PeftLinear, layer), place) if _is_plain(layer) else None
+            found[name] = _Projection(cast(PeftLinear, layer), place)
     return found
+
+
+def _is_left(module: nn.Module, changed: list[nn.Module]) -> bool:
+    """Whether `module` is an adapted layer that only PEFT itself computes."""
+    return isinstance(module, BaseTunerLayer) and not any(module is other for other in changed)
 
 
 def _is_plain(layer: Any) -> bool:

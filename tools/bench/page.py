@@ -17,7 +17,7 @@ Part = Mapping[str, Any]
 
 _TITLE = """# Benchmarks
 
-Made by `make bench-page` from [benchmarks.json](benchmarks.json), which the commands below fill; no figure here is
+Made by `make bench-page` from benchmarks.json beside it, which the commands below fill; no figure here is
 typed by hand. Only what was measured is said, and targets that were missed are named as missed. To measure anew, on a
 machine that does nothing else:
 

@@ -177,8 +177,11 @@ class TokenStore:
         """Keep the rows numbered `chosen`, in that order, as those of the split file `path`."""
         import pyarrow as pa
 
-        self._writer.close()
-        self._stream.close()
+        try:
+            self._writer.close()
+            self._stream.close()
+        except OSError as error:
+            raise disk_fault(error, self._path) from error
         file, facts = _files(self._folder, path)
         with pa.memory_map(str(self._path)) as source:
             parts = list(pa.ipc.open_stream(source))

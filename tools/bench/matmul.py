@@ -1,31 +1,39 @@
-"""The machine's own matrix-multiply rate: torch.mm alone, in the shapes and the format of the model.
+"""The machine's own matrix-multiply rate: one product alone, in the shapes and the format of the model.
 
 Each shape is multiplied as a linear layer does it (x @ w.T, result into memory that is there), on all
-threads torch takes, in five blocks of `seconds`; a shape's rate is the median block. The rate of the
-machine is that of the fastest shape, so shares of it are not flattered by a slow one.
+threads torch takes, in five blocks of `seconds`; a shape's rate is the median block. On a CPU both
+libraries that PyTorch has are timed: `torch.mm` (MKL for fp32) and oneDNN, which our layers take. The
+rate of the machine is that of the fastest shape and library, so shares of it are not flattered.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from bench.shapes import Shape
+from gemma_lora.train.fused import linear
 
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 ROWS = {"cpu": 1024, "cuda": 8192}
 
 
 def measure(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
     """GFLOP/s by shape, and the best as `gflops`."""
     wide = [*shape.linears.values(), (shape.hidden, shape.vocabulary)]
+    products: dict[str, Product] = {"torch.mm": lambda x, w, out: torch.mm(x, w.T, out=out)}
+    if device == "cpu":
+        products["oneDNN"] = lambda x, w, _: linear(x, w)
     rates = {
-        f"{ROWS[device]}x{inputs}x{outputs}": _rate(
-            ROWS[device], inputs, outputs, getattr(torch, shape.dtype), device, seconds
+        f"{ROWS[device]}x{inputs}x{outputs} {name}": _rate(
+            product, ROWS[device], inputs, outputs, getattr(torch, shape.dtype), device, seconds
         )
         for inputs, outputs in dict.fromkeys(wide)
+        for name, product in products.items()
     }
     return {
         "contestant": "matmul",
@@ -37,23 +45,31 @@ def measure(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
 
 
 def _rate(
-    rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: str, seconds: float
+    product: Product,
+    rows: int,
+    inputs: int,
+    outputs: int,
+    dtype: torch.dtype,
+    device: str,
+    seconds: float,
 ) -> float:
     x = torch.randn(rows, inputs, device=device).to(dtype)
     w = torch.randn(outputs, inputs, device=device).to(dtype)
     out = torch.empty(rows, outputs, device=device, dtype=dtype)
-    _block(x, w, out, seconds / 2)
-    times = [_block(x, w, out, seconds) for _ in range(5)]
+    _block(product, x, w, out, seconds / 2)
+    times = [_block(product, x, w, out, seconds) for _ in range(5)]
     return round(2 * rows * inputs * outputs / statistics.median(times) / 1e9, 1)
 
 
-def _block(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, seconds: float) -> float:
+def _block(
+    product: Product, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, seconds: float
+) -> float:
     """Seconds for one multiplication, repeated for about `seconds`."""
     batch = 50 if x.is_cuda else 1  # a GPU is asked for many at once, so that it never waits
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds or not done:
         for _ in range(batch):
-            torch.mm(x, w.T, out=out)
+            product(x, w, out)
         if x.is_cuda:
             torch.cuda.synchronize()
         done += batch

@@ -23,6 +23,7 @@ from gemma_lora.train.fused import installed
 from gemma_lora.train.loss import Autocast, causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.masks import Masks
 from gemma_lora.train.packing import Batch
+from gemma_lora.train.trainer import out_of_memory
 
 __all__ = ["PATHS", "Path", "candidates", "choose"]
 
@@ -64,6 +65,9 @@ PATHS = {
     )
 }
 """The fastest first."""
+
+_MISFITS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, ImportError)
+"""What a backend raises that does not fit a model, a device or another library's version."""
 
 
 def candidates(model: PeftModel, device: str, *, packs: bool) -> list[Path]:
@@ -128,8 +132,8 @@ def _fault(
     """What is wrong with `path` on `batch`, or None."""
     try:
         ours = _loss(model, path, batch, autocast)
-    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except _MISFITS as error:
+        if out_of_memory(error):
             raise
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
     if abs(ours - expected) <= tolerance * max(1.0, abs(expected)):

@@ -135,7 +135,8 @@ def _fault(
     except _MISFITS as error:
         if out_of_memory(error):
             raise
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
+        first = str(error).partition("\n")[0]
+        return f"{type(error).__name__}: {first}"
     if abs(ours - expected) <= tolerance * max(1.0, abs(expected)):
         return None
     return f"a loss of {ours:.6f}, the model's plain forward {expected:.6f}"

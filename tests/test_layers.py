@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "config": 0,
     "loading": 1,
     "rundir": 1,
+    "launcher": 1,
     "prompt": 1,
     "verdict": 1,
     "data": 2,

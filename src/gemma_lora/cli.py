@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from gemma_lora import __version__
 from gemma_lora.errors import ConfigError, GateNotMet, GemmaLoraError
+from gemma_lora.launcher import launch, own_gpu
 
 __all__ = ["main"]
 
@@ -50,6 +51,14 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (and never raises for an expected fault)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        here = launch()
+    except GemmaLoraError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    own_gpu()
+    if not here.leads:
+        return _along(arguments, str(here))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())  # noqa: T201 - the result
         return 0 if arguments else 2
@@ -89,6 +98,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = f"{type(error).__name__}: {error}"
             _print_json({"error": "inner fault", "exit_code": 5, "found": found})
         return 5
+
+
+def _along(arguments: Sequence[str], here: str) -> int:
+    """A launch's other processes: they train along, silently; of other commands they do nothing."""
+    asked = {"-h", "--help", "help", "-V", "--version"} & {*arguments}
+    if asked or not arguments or arguments[0] not in ("run", "train"):
+        return 0
+    debug = "--debug" in arguments
+    _calm_libraries(debug)
+    try:
+        with _sigterm_ends():
+            from gemma_lora import pipeline
+
+            pipeline.follow()
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:  # noqa: BLE001 - as in `main`
+        if debug:
+            traceback.print_exc()
+        known = isinstance(error, GemmaLoraError)
+        text = str(error) if known else f"inner fault: {type(error).__name__}: {error}"
+        sys.stderr.write(f"\n{here}: {text}\n")
+        return error.exit_code if known else 5
+    return 0
 
 
 def _finish(namespace: argparse.Namespace, result: dict[str, Any] | None) -> int:

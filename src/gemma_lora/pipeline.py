@@ -31,11 +31,23 @@ from gemma_lora.continuing import (
 )
 from gemma_lora.data.source import is_hub, need_source, source_name
 from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
+from gemma_lora.launcher import launch, need_plain_launch
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS
 from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json
 
-__all__ = ["answer", "audit", "chat", "judge", "open_run", "require", "run", "run_folder", "train"]
+__all__ = [
+    "answer",
+    "audit",
+    "chat",
+    "follow",
+    "judge",
+    "open_run",
+    "require",
+    "run",
+    "run_folder",
+    "train",
+]
 
 
 def run(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
@@ -66,6 +78,13 @@ def train(config: Config, console: Console, *, out: Path | None = None) -> dict[
         _train_stage(config, run_dir, console, base)
         write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
         return {**read_json(run_dir.training), "run": str(folder), "adapter": str(run_dir.adapter)}
+
+
+def follow() -> None:
+    """The part of a launch's other processes in `run` and `train`: train when the first one does."""
+    from gemma_lora.train import follow as train_along
+
+    train_along()
 
 
 def answer(
@@ -167,6 +186,7 @@ def _preflight(
 ) -> dict[str, Any]:
     """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
+    need_plain_launch(console)
     _need_disk(run_dir)
     base = _inspect_base(config, console)
     if not is_done("train", run_dir, {}):
@@ -282,6 +302,10 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
     }
     outputs = [run_dir.training, run_dir.metrics, run_dir.adapter]
     stage("train", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+    if launch().size > 1:
+        from gemma_lora.train import release
+
+        release()
 
 
 def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:

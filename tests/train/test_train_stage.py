@@ -300,16 +300,11 @@ def test_too_little_disk_is_found_before_the_start(tiny_folder, tmp_path, monkey
     assert not run.checkpoints.exists()
 
 
-def test_several_processes_are_refused(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(EnvironmentFault, match="one of 2 processes"):
-        train(make_config(tiny_folder("gemma")), make_run(tmp_path / "run"), quiet())
-
-
 def test_several_gpus_are_not_used_without_a_word(monkeypatch, tiny_folder):
     console = talking()
-    decisions.need_one_process(console, 4)
+    decisions.tell_of_gpus(console, gpus=4, processes=1)
     assert "4 GPUs are here; training uses the first one" in text_of(console)
+    assert "torchrun --nproc-per-node 4" in text_of(console)
     monkeypatch.setattr(trainers.TrainingArguments, "_setup_devices", torch.device("cpu"))
     monkeypatch.setattr(trainers.TrainingArguments, "_n_gpu", 4, raising=False)
     config = make_config(tiny_folder("gemma"))

@@ -2,12 +2,13 @@
 
 Read in this order: `stage` (the stage as a whole), `batches` (what a step is), `loss`, `trainer`
 (the one subclass of transformers.Trainer), `state` and `checkpoint`, then the small ones:
-`decisions`, `progress`, `interrupts`, `outcome`, `card`, `adapter`.
+`decisions`, `processes`, `progress`, `interrupts`, `outcome`, `card`, `adapter`.
 """
 
 from __future__ import annotations
 
 from gemma_lora.train.decisions import need_trackers
-from gemma_lora.train.stage import train
+from gemma_lora.train.processes import release
+from gemma_lora.train.stage import follow, train
 
-__all__ = ["need_trackers", "train"]
+__all__ = ["follow", "need_trackers", "release", "train"]

@@ -1,8 +1,8 @@
 """What training decides where the config says `auto`, and what it refuses before it starts.
 
 `decide` settles learning rate, steps, warm-up, validation interval and gradient checkpointing, and
-says each in one line; the values are saved in training.json. `need_trackers`, `need_disk` and
-`need_one_process` stop what would fail or go wrong later. Reads the disk's free space and which
+says each in one line; the values are saved in training.json. `need_trackers` and `need_disk` stop
+what would fail later. Reads the disk's free space and which
 packages are installed; writes nothing.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from gemma_lora.config import TrainConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, EnvironmentFault
 
-__all__ = ["Decisions", "decide", "need_disk", "need_one_process", "need_trackers"]
+__all__ = ["Decisions", "decide", "need_disk", "need_trackers", "tell_of_gpus"]
 
 _SMALL_MODEL = 50_000_000
 _CHECKPOINTING_FROM = 1_000_000_000
@@ -49,7 +48,7 @@ class Decisions:
     eval_steps: int
     gradient_checkpointing: bool
     micro_batch_tokens: int
-    """Budget of a micro-batch; halved where memory did not suffice."""
+    """Budget of a micro-batch; halved where memory did not suffice. 1: each row alone."""
     path: str = ""
     """Way of computing, see `path.PATHS`; chosen when the model is there."""
 
@@ -64,10 +63,12 @@ def decide(
     steps_per_epoch: int,
     longest: int,
     console: Console,
+    share: int | None = None,
 ) -> Decisions:
     """Settle what is open, and print what was settled.
 
-    `parameters`: of the base model; `longest`: tokens of the longest row.
+    `parameters`: of the base model; `longest`: tokens of the longest row; `share`: most tokens of a
+    micro-batch so that each of several processes gets one of a usual step.
     """
     rate = train.learning_rate
     if rate is None:
@@ -78,6 +79,7 @@ def decide(
     interval = train.eval_steps
     if interval is None:
         interval = max(1, round(steps_per_epoch / _VALIDATIONS_AN_EPOCH))
+    usual = _MICRO_BATCH.get(device, _MICRO_BATCH["cpu"])
     decided = Decisions(
         device=device,
         precision=precision,
@@ -88,8 +90,7 @@ def decide(
         warmup_steps=min(math.ceil(train.warmup * steps), steps - 1),
         eval_steps=min(interval, steps),
         gradient_checkpointing=checkpointing,
-        micro_batch_tokens=train.micro_batch_tokens
-        or max(longest, _MICRO_BATCH.get(device, _MICRO_BATCH["cpu"])),
+        micro_batch_tokens=train.micro_batch_tokens or max(longest, min(usual, share or usual)),
     )
     console.note(
         f"{steps} steps ({steps_per_epoch} an epoch, {train.batch * train.accumulation} rows each), "
@@ -146,14 +147,12 @@ def need_disk(folder: Path, *, trainable: int) -> int:
     return need
 
 
-def need_one_process(console: Console, gpus: int) -> None:
-    """Refuse a multi-process launch, which would train the same rows in every process."""
-    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
-    if world > 1:
-        raise EnvironmentFault(
-            f"started as one of {world} processes by a launcher",
-            expected="one process",
-            remedy="start gemma-lora directly, without torchrun or accelerate launch",
+def tell_of_gpus(console: Console, *, gpus: int, processes: int) -> None:
+    """Say how many processes train, and that more GPUs would need more of them."""
+    if processes > 1:
+        console.note(f"{processes} processes share the micro-batches of each step")
+    elif gpus > 1:
+        console.note(
+            f"{gpus} GPUs are here; training uses the first one. To use all: "
+            f"torchrun --nproc-per-node {gpus} -m gemma_lora.cli ... (docs/scaling.md)"
         )
-    if gpus > 1:
-        console.note(f"{gpus} GPUs are here; training uses the first one")

@@ -45,6 +45,11 @@ class Interrupts:
         if first:
             self._console.note("stopping: saving a checkpoint after this step")
 
+    def take(self, number: int) -> None:
+        """Stop as if this process had got the signal, which another one got."""
+        if self.pending is None:
+            self._note(number, None)
+
     def raise_pending(self) -> None:
         if self.pending == signal.SIGINT:
             raise KeyboardInterrupt

@@ -55,7 +55,10 @@ def cut_metrics(path: Path, *, keep_to: int) -> None:
 class Progress:
     """The live line of one training. Times are wall-clock seconds of this process."""
 
-    def __init__(self, console: Console, metrics: Path, *, steps: int, start_step: int) -> None:
+    def __init__(
+        self, console: Console, metrics: Path | None, *, steps: int, start_step: int
+    ) -> None:
+        """`metrics`: None in a process that is not the first."""
         self._console, self._metrics = console, metrics
         self._steps, self._start_step = steps, start_step
         self._began = time.monotonic()
@@ -69,7 +72,8 @@ class Progress:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append the step's line to the metrics and redraw."""
-        append_jsonl(self._metrics, {k: _rounded(v) for k, v in line.items()})
+        if self._metrics is not None:
+            append_jsonl(self._metrics, {k: _rounded(v) for k, v in line.items()})
         if line["validation_loss"] is not None:
             self._validation = line["validation_loss"]
         if line["loss"] is not None:

@@ -3,16 +3,19 @@
 Reads split/train.jsonl and split/validation.jsonl and the base model; writes checkpoints/,
 metrics.jsonl, adapter/ and training.json. Called again with the same inputs after an interruption
 of any kind it goes on from the newest whole checkpoint; with other inputs it starts over and says
-so. Refuses: nothing to train on, too little disk, unknown trackers, several processes, a training
-path that does not give the model's own loss.
+so. Refuses: nothing to train on, too little disk, unknown trackers, processes that see other files
+or devices than the first, a training path that does not give the model's own loss.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import pathlib
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -26,6 +29,7 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
+from gemma_lora.launcher import launch
 from gemma_lora.model.families import family_of
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
@@ -34,39 +38,115 @@ from gemma_lora.train import trainer as trainers
 from gemma_lora.train.adapter import save_verified
 from gemma_lora.train.card import card_files
 from gemma_lora.train.checkpoint import Checkpoint
-from gemma_lora.train.decisions import Decisions, decide, need_disk, need_one_process, need_trackers
+from gemma_lora.train.decisions import Decisions, decide, need_disk, need_trackers, tell_of_gpus
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import causal_model
 from gemma_lora.train.outcome import Base, Data, card_facts, result_of, say_how_it_went
-from gemma_lora.train.packing import batches, collate
+from gemma_lora.train.packing import collate
 from gemma_lora.train.path import PATHS, Path, candidates, choose
 from gemma_lora.train.plan import StepPlan
+from gemma_lora.train.processes import World, following, led
 from gemma_lora.train.progress import Progress, cut_metrics
 from gemma_lora.train.state import Journal, load_weights, trainable
 
-__all__ = ["train"]
+__all__ = ["follow", "train"]
 
 _TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
 """Largest relative difference between the training path's loss and the plain forward's."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """All that is settled before the model is loaded."""
+
+    config: Config
+    run: RunDir
+    base: Base
+    data: Data
+    decided: Decisions
+    identity: dict[str, str]
+    found: Checkpoint | None
+    """Where to go on from."""
+
+
 def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
     """Train the adapter of `run`; returns the content of training.json.
 
+    Under a launcher this is for the first process only; it calls the others (`follow`).
     DataError: no row to train on. ModelError: the base model, the targets, or a loss that is not
-    finite. EnvironmentFault: disk, memory, launcher. ConfigError: trackers. KeyboardInterrupt and
-    SystemExit(143) after Ctrl-C and SIGTERM, with a checkpoint saved.
+    finite. EnvironmentFault: disk, memory, another process is gone. ConfigError: trackers.
+    KeyboardInterrupt and SystemExit(143) after Ctrl-C and SIGTERM, with a checkpoint saved.
     """
     warned = len(console.warnings)
+    job = _prepared(config, run, console)
+    call = {
+        "config": config.model_dump(mode="json"),
+        "run": str(run.root.absolute()),
+        "device": job.decided.device,
+        "decided": asdict(job.decided),
+        "identity": job.identity,
+        "step": job.found.step if job.found is not None else None,
+    }
+    with quiet_libraries(), _memory_faults():
+        with led(call, job.decided.device) as world:
+            model, journal, decided = _trained(job, world, console)
+        result = _finished(job, model, journal, decided, world.size, warned, console)
+    write_json(run.training, result)
+    return result
+
+
+def follow() -> None:
+    """What every process of a launch but the first does: wait to be called, and train its share.
+
+    Prints and writes nothing. Raises as `train`, and EnvironmentFault where this process sees other
+    files or another device than the first.
+    """
+    console = Console(quiet=True, stream=io.StringIO())
+    with quiet_libraries(), _memory_faults(), following() as called:
+        if called is None:
+            return
+        world, call = called
+        config = Config.model_validate(call["config"])
+        run = RunDir(pathlib.Path(call["run"]))
+        _need_same(run.train_rows.is_file(), "the run folder", world)
+        base, device, _ = _base(config)
+        _need_same(str(device) == call["device"], f"the device ({device})", world)
+        data = _tokenised(config, base.fmt, run, console)
+        identity = _identity(config, run, base, str(device))
+        for name, value in call["identity"].items():
+            _need_same(identity[name] == value, name, world)
+        step = call["step"]
+        found = checkpoints.at_step(run.checkpoints, step) if step is not None else None
+        _need_same(step is None or found is not None, f"the checkpoint of step {step}", world)
+        job = _Job(config, run, base, data, Decisions(**call["decided"]), identity, found)
+        _trained(job, world, console)
+
+
+def _need_same(same: bool, what: str, world: World) -> None:
+    if not same:
+        raise EnvironmentFault(
+            f"{what}: not what process 0 has",
+            where=f"process {world.rank} of {world.size}",
+            remedy="one GPU for each process (--nproc-per-node), and on several machines a run folder, "
+            "model and packages that all of them share",
+        )
+
+
+def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
     need_trackers(config.train.report_to)
-    need_one_process(console, torch.cuda.device_count())
+    processes = launch().size
+    tell_of_gpus(console, gpus=torch.cuda.device_count(), processes=processes)
     _need_rows(run)
-    ref = models.resolve(config.model.model)
-    base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
-    device = models.decide_device(config.model)
-    precision = models.decide_precision(config.model, device, base.facts)
+    base, device, precision = _base(config)
+    if device == "mps" and processes > 1:
+        raise EnvironmentFault(
+            f"{processes} processes would share one Apple GPU",
+            expected="one process",
+            remedy="start gemma-lora without a launcher",
+        )
     console.note(
-        f"{base.facts.family} {ref.name}; {precision} ({precision.reason}) on {device} ({device.reason})"
+        f"{base.facts.family} {base.ref.name}; {precision} ({precision.reason}) on {device} "
+        f"({device.reason})"
     )
     data = _tokenised(config, base.fmt, run, console)
     identity = _identity(config, run, base, str(device))
@@ -83,24 +163,48 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
             steps_per_epoch=data.plan.steps_per_epoch,
             longest=int(data.train.lengths.max()),
             console=console,
+            share=_share(config, data, processes) if processes > 1 else None,
         )
-    with quiet_libraries(), _memory_faults():
-        model = _model(config, base, decided)
-        size = sum(p.numel() for p in trainable(model).values())
-        disk = need_disk(run.root, trainable=size)
-        path, start = _choose_path(model, data, base, decided, console)
-        decided = replace(decided, path=path.name)
-        console.note(
-            f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
-            f"up to {disk / 2**20:,.0f} MiB on the disk"
-        )
-        journal, decided = _fit(config, run, console, model, data, decided, identity, found)
-        say_how_it_went(journal, data, console)
-        result = result_of(journal, base, data, decided, size, console.warnings[warned:])
-        card = card_files(config, card_facts(config, base, result))
-        probe = collate(data.train, [_shortest(data.train, 1)[0]])
-        save_verified(model, base.facts.ref, run.adapter, probe, extra=card)
-    write_json(run.training, result)
+    return _Job(config, run, base, data, decided, identity, found)
+
+
+def _trained(job: _Job, world: World, console: Console) -> tuple[PeftModel, Journal, Decisions]:
+    """What all processes do together. The chosen weights are in the leader's model."""
+    model = _model(job.config, job.base, job.decided)
+    size = sum(p.numel() for p in trainable(model).values())
+    disk = need_disk(job.run.root, trainable=size)
+    path, start = None, 0.0
+    if world.leads:
+        path, start = _choose_path(model, job.data, job.base, job.decided, console)
+    decided = replace(job.decided, path=world.share(path.name if path is not None else ""))
+    if not PATHS[decided.path].packs:
+        decided = replace(decided, micro_batch_tokens=1)  # each row alone
+    if path is None:  # proven here too, on this process's device
+        _choose_path(model, job.data, job.base, decided, console)
+    console.note(
+        f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
+        f"up to {disk / 2**20:,.0f} MiB on the disk"
+    )
+    return model, *_fit(replace(job, decided=decided), world, console, model)
+
+
+def _finished(
+    job: _Job,
+    model: PeftModel,
+    journal: Journal,
+    decided: Decisions,
+    processes: int,
+    warned: int,
+    console: Console,
+) -> dict[str, Any]:
+    """The adapter to disk, and the content of training.json."""
+    say_how_it_went(journal, job.data, console)
+    size = sum(p.numel() for p in trainable(model).values())
+    result = result_of(journal, job.base, job.data, decided, size, console.warnings[warned:])
+    result["processes"] = processes
+    card = card_files(job.config, card_facts(job.config, job.base, result))
+    probe = collate(job.data.train, [_shortest(job.data.train, 1)[0]])
+    save_verified(model, job.base.facts.ref, job.run.adapter, probe, extra=card)
     return result
 
 
@@ -114,6 +218,20 @@ def _need_rows(run: RunDir) -> None:
             where=str(run.train_rows),
             remedy="check what was dropped: gemma-lora audit DATA",
         )
+
+
+def _base(config: Config) -> tuple[Base, models.Choice, models.Choice]:
+    """The base model's facts, and the device and precision to train it with."""
+    ref = models.resolve(config.model.model)
+    base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
+    device = models.decide_device(config.model)
+    return base, device, models.decide_precision(config.model, device, base.facts)
+
+
+def _share(config: Config, data: Data, processes: int) -> int:
+    """Tokens of a process's part of a usual step; a tenth more, since packing leaves gaps."""
+    rows = config.train.batch * config.train.accumulation
+    return math.ceil(1.1 * rows * float(data.train.lengths.mean()) / processes)
 
 
 def _tokenised(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> Data:
@@ -195,19 +313,11 @@ def _shortest(rows: Tokenised, count: int) -> list[int]:
 # ---------------------------------------------------------------------- training
 
 
-def _fit(
-    config: Config,
-    run: RunDir,
-    console: Console,
-    model: PeftModel,
-    data: Data,
-    decided: Decisions,
-    identity: dict[str, str],
-    found: Checkpoint | None,
-) -> tuple[Journal, Decisions]:
+def _fit(job: _Job, world: World, console: Console, model: PeftModel) -> tuple[Journal, Decisions]:
     """Train to the end or on from a checkpoint, and leave the chosen weights in `model`."""
-    cut_metrics(run.metrics, keep_to=_written(found))
-    everything = range(len(data.validation))
+    config, run, data, decided = job.config, job.run, job.data, job.decided
+    if world.leads:
+        cut_metrics(run.metrics, keep_to=_written(job.found))
     path = PATHS[decided.path]
     using = path.active(
         model, dropout=config.lora.dropout, seed=config.seed, shared=config.lora.shared_dropout
@@ -219,27 +329,31 @@ def _fit(
             )
         trainer = trainers.StepTrainer(
             model,
-            trainers.training_arguments(config, decided, run.checkpoints),
+            trainers.training_arguments(config, decided, run.checkpoints, tracked=world.leads),
             plan=data.plan,
             rows=data.train,
             masks=masks,
-            validation=batches(data.validation, everything, decided.micro_batch_tokens),
+            validation=data.validation,
             decided=decided,
             patience=config.train.patience,
             folder=run.checkpoints,
-            identity=identity,
+            identity=job.identity,
             interrupts=interrupts,
+            world=world,
             console=console,
             progress=lambda step: Progress(
-                console, run.metrics, steps=data.plan.steps, start_step=step
+                console,
+                run.metrics if world.leads else None,
+                steps=data.plan.steps,
+                start_step=step,
             ),
-            resume=found,
+            resume=job.found,
         )
         trainer.train()
     interrupts.raise_pending()
     journal = trainer.journal
     chosen = journal.best_step if journal.best_step is not None else journal.step
-    if chosen != journal.step:
+    if chosen != journal.step and world.leads:
         best = checkpoints.at_step(run.checkpoints, chosen)
         if best is None:
             raise EnvironmentFault(

@@ -23,6 +23,7 @@ __all__ = [
     "load_weights",
     "random_states",
     "seed_all",
+    "seed_torch",
     "set_random_states",
     "trainable",
     "untouched",
@@ -88,6 +89,11 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_torch(*key: int) -> None:
+    """Make what torch draws next (PEFT's own dropout) a function of `key`."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
 def random_states() -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -34,14 +35,16 @@ from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import Autocast, mean_nll, nll_sum
 from gemma_lora.train.masks import Masks
-from gemma_lora.train.packing import Batch, batches
+from gemma_lora.train.packing import batches
 from gemma_lora.train.plan import Step, StepPlan
+from gemma_lora.train.processes import ALONE, World, flat_gradients, put_gradients
 from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.state import (
     Journal,
     load_weights,
     random_states,
     seed_all,
+    seed_torch,
     set_random_states,
     trainable,
     untouched,
@@ -65,8 +68,13 @@ def autocast_for(precision: str, device: torch.device) -> Autocast:
     return lambda: torch.autocast(device.type, dtype=kind)
 
 
-def training_arguments(config: Config, decided: Decisions, folder: Path) -> TrainingArguments:
-    """`folder` is where the Trainer and its trackers may write; its parent names the run."""
+def training_arguments(
+    config: Config, decided: Decisions, folder: Path, *, tracked: bool = True
+) -> TrainingArguments:
+    """`folder` is where the Trainer and its trackers may write; its parent names the run.
+
+    `tracked`: whether this process reports to trackers.
+    """
     train = config.train
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -88,7 +96,7 @@ def training_arguments(config: Config, decided: Decisions, folder: Path) -> Trai
         save_strategy="no",
         logging_strategy="no",
         logging_nan_inf_filter=False,
-        report_to=list(train.report_to) or "none",
+        report_to=(list(train.report_to) if tracked else []) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
     )
@@ -114,7 +122,7 @@ class StepTrainer(Trainer):
         plan: StepPlan,
         rows: Tokenised,
         masks: Masks | None,
-        validation: Sequence[Batch],
+        validation: Tokenised,
         decided: Decisions,
         patience: int,
         folder: Path,
@@ -123,6 +131,7 @@ class StepTrainer(Trainer):
         console: Console,
         progress: Callable[[int], Progress],
         resume: Checkpoint | None,
+        world: World = ALONE,
     ) -> None:
         super().__init__(model=model, args=arguments)
         self.remove_callback(PrinterCallback)
@@ -132,7 +141,8 @@ class StepTrainer(Trainer):
         self._rows, self._masks = rows, masks
         self.decided, self._patience, self._folder = decided, patience, folder
         self._identity, self._interrupts, self._resume = identity, interrupts, resume
-        self._console = console
+        self._console, self._world = console, world
+        self._agreed_stop = 0
         self._progress = progress(self.journal.step)
         self._seconds_before = self.journal.seconds
         self._autocast = autocast_for(decided.precision, arguments.device)
@@ -183,7 +193,8 @@ class StepTrainer(Trainer):
         """The whole training is one epoch; there may be nothing left of it."""
         journal = self.journal
         done = journal.stopped_early or journal.step >= self._plan.steps
-        if done or self._interrupts.pending is not None:
+        self._agree()
+        if done or self._stopping:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -194,10 +205,14 @@ class StepTrainer(Trainer):
         """Forward and backward of one whole optimiser step; returns its loss a supervised token."""
         step = cast(Step, inputs)
         model.train()
-        loss = self._try(step)
-        while loss is None:  # the memory did not suffice: the same step in smaller parts
-            self._halve(step)
+        try:
             loss = self._try(step)
+            while loss is None:  # the memory did not suffice: the same step in smaller parts
+                self._halve(step)
+                loss = self._try(step)
+        except Exception:
+            self._save_before_failing()
+            raise
         if not math.isfinite(loss):
             raise self._diverged("the loss", loss)
         self._step_loss = loss
@@ -205,24 +220,66 @@ class StepTrainer(Trainer):
         return torch.tensor(loss, device=self.args.device)
 
     def _try(self, step: Step) -> float | None:
-        """Gradients and loss of `step`; None, and no gradients, where memory ran out."""
-        parts: list[Tensor] = []
-        supervised = self._rows.tokens(step.rows)[1]
+        """Gradients and loss of `step`, all processes' shares together; None where memory ran out."""
+        weights = list(trainable(self._peft).values())
+        line = torch.empty(0)
         try:
-            micro = batches(self._rows, step.rows, self.decided.micro_batch_tokens)
-            for number, batch in enumerate(micro):
-                if self._masks is not None:
-                    self._masks.at(step.number, number)
-                with self._autocast():
-                    part = nll_sum(self._peft, batch.to(self.args.device)) / supervised
-                self.accelerator.backward(part)
-                parts.append(part.detach())
-            return float(torch.stack(parts).double().sum())
+            loss, memory_fault = self._share_of(step), False
+            if self._world.size > 1:
+                line = flat_gradients(weights)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        self._peft.zero_grad(set_to_none=True)
-        return None
+            loss, memory_fault = 0.0, True
+        losses, memory_faults = self._agree(loss, memory_fault)
+        if any(memory_faults):
+            self._peft.zero_grad(set_to_none=True)
+            return None
+        if self._world.size > 1:
+            self._world.add(line)
+            put_gradients(weights, line)
+        return sum(losses)
+
+    def _share_of(self, step: Step) -> float:
+        """This process's part of the step's gradients; returns its part of the loss."""
+        parts: list[Tensor] = []
+        supervised = self._rows.tokens(step.rows)[1]
+        micro = batches(self._rows, step.rows, self.decided.micro_batch_tokens)
+        for number, batch in self._world.mine(micro):
+            # every random number of a forward pass follows from where it is, not from what ran before
+            seed_torch(self.args.seed, step.number, number)
+            if self._masks is not None:
+                self._masks.at(step.number, number)
+            with self._autocast():
+                part = nll_sum(self._peft, batch.to(self.args.device)) / supervised
+            self.accelerator.backward(part)
+            parts.append(part.detach())
+        if not parts and self.accelerator.scaler is not None:  # it must know its scale to unscale
+            self.accelerator.scaler.scale(torch.zeros((), device=self.args.device))
+        return float(torch.stack(parts).double().sum()) if parts else 0.0
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether a signal ends the training at this step boundary, in every process alike."""
+        if self._world.size == 1:
+            return self._interrupts.pending is not None
+        return self._agreed_stop != 0
+
+    def _agree(self, *numbers: float) -> list[list[float]]:
+        """Each of the numbers of every process, and on the way: whether one was told to stop."""
+        every = self._world.gather(float(self._interrupts.pending or 0), *numbers)
+        signals, *rest = ([row[n] for row in every] for n in range(1 + len(numbers)))
+        if self._world.size > 1 and not self._agreed_stop:
+            self._agreed_stop = int(next(filter(None, signals), 0))
+            if self._agreed_stop:
+                self._interrupts.take(self._agreed_stop)
+        return rest
+
+    def _save_before_failing(self) -> None:
+        """With several processes, the last whole step is saved when one of them ends the job."""
+        step = self.journal.step
+        if self._world.size > 1 and step and not checkpoints.folder_of(self._folder, step).exists():
+            self._write_checkpoint()
 
     def _halve(self, step: Step) -> None:
         """Half the tokens at once from here on; EnvironmentFault where that is no longer possible."""
@@ -260,14 +317,14 @@ class StepTrainer(Trainer):
             return
         self._record(float(grad_norm) if grad_norm is not None else math.nan, learning_rate or 0.0)
         due = self._due(self.journal.step)
-        if self._interrupts.pending is None and due:
+        if not self._stopping and due:
             self._validate()
         if not due or not self._validation:
             self._progress.write(self.journal.line)
             self.journal.written = True
-        if due or self._interrupts.pending is not None:
+        if due or self._stopping:
             self._write_checkpoint()
-        if self._interrupts.pending is not None or self.journal.stopped_early:
+        if self._stopping or self.journal.stopped_early:
             self.control.should_training_stop = True
         self._clock = self._progress.seconds
 
@@ -328,18 +385,32 @@ class StepTrainer(Trainer):
         def look(done: int) -> None:
             if self._interrupts.pending is not None:
                 raise _Abandoned
-            self._progress.draw(journal.step, epoch, f"validating {done}/{len(self._validation)}")
+            self._progress.draw(journal.step, epoch, f"validating {done}/{len(mine)}")
 
+        rows = self._validation  # packed anew each time: the budget may have been halved
+        made = batches(rows, range(len(rows)), self.decided.micro_batch_tokens)
+        mine = [batch for _, batch in self._world.mine(made)]
+        count = sum(batch.supervised for batch in mine)
+        mean, whole = 0.0, True
         try:
-            loss = mean_nll(
-                self._peft,
-                self._validation,
-                device=self.args.device,
-                autocast=self._autocast,
-                on_batch=look,
-            )
+            if mine:
+                mean = mean_nll(
+                    self._peft,
+                    mine,
+                    device=self.args.device,
+                    autocast=self._autocast,
+                    on_batch=look,
+                )
         except _Abandoned:
+            whole = False
+        means, counts, wholes, weights = self._agree(mean, count, whole, self._weights_print())
+        if not all(wholes):
             return
+        self._need_same(weights)
+        loss = mean
+        if self._world.size > 1:
+            parts = (part * number for part, number in zip(means, counts, strict=True))
+            loss = sum(parts) / sum(counts)
         if not math.isfinite(loss):
             raise self._diverged("the validation loss", loss)
         journal.validations.append({"step": journal.step, "loss": loss})
@@ -363,6 +434,8 @@ class StepTrainer(Trainer):
     # ------------------------------------------------------------------ state to disk and back
 
     def _write_checkpoint(self) -> None:
+        if not self._world.leads:
+            return
         self.journal.seconds = self._seconds_before + self._progress.seconds
         scaler = self.accelerator.scaler
         schedule: Any = self.lr_scheduler
@@ -388,6 +461,24 @@ class StepTrainer(Trainer):
             state,
         )
         checkpoints.prune(self._folder, best=self.journal.best_step)
+
+    def _weights_print(self) -> float:
+        """A checksum of the adapter's weights, where there are others to compare it with."""
+        if self._world.size == 1:
+            return 0.0
+        sums = 0
+        for weight in trainable(self._peft).values():
+            sums = zlib.crc32(weight.detach().cpu().contiguous().numpy().data, sums)
+        return float(sums)
+
+    def _need_same(self, prints: Sequence[float]) -> None:
+        if len(set(prints)) > 1:
+            raise EnvironmentFault(
+                "the processes no longer have the same weights",
+                where=f"step {self.journal.step} of {self._plan.steps}",
+                details=[f"process {rank}: checksum {int(x):08x}" for rank, x in enumerate(prints)],
+                remedy="use GPUs of one kind in all processes, or one process",
+            )
 
     def _restore(self, found: Checkpoint) -> None:
         load_weights(self._peft, found)

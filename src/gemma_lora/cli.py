@@ -175,6 +175,7 @@ def _calm_libraries(debug: bool) -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a closed connection is a page of C++ frames
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         # waiting threads soon sleep: long spinning takes busy cores away from those that work
         "GOMP_SPINCOUNT": "3000",

@@ -94,3 +94,5 @@ def need_plain_launch(console: Console) -> None:
         console.warn(
             f"accelerate's mixed precision `{precision}` is not used: --precision decides that here"
         )
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        console.note("accelerate's --cpu is not used: --device decides that here")

@@ -37,10 +37,11 @@ TIMEOUT = timedelta(minutes=10)
 """Longest wait for another process in an exchange; a dead one is noticed at once."""
 _BEAT = 0.5
 """Seconds between two signs of life."""
-_CALL = "gemma-lora/call"
+_CALL, _LEFT = "gemma-lora/call", "gemma-lora/left"
 _HIDDEN = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    *("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"),
+    *("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    *("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"),
 )
 """What makes accelerate wrap the model in DistributedDataParallel, shard the loader, or cast."""
 
@@ -95,7 +96,7 @@ class World:
         try:
             yield
         except RuntimeError as error:  # gloo: closed connection, timeout; NCCL: DistBackendError
-            gone = self._watch.silent() if self._watch is not None else []
+            gone = self._watch.silent() if self._watch is not None else [0]
             names = ", ".join(str(rank) for rank in gone)
             raise EnvironmentFault(
                 f"process {names} of {self.size} is gone"
@@ -154,9 +155,12 @@ def led(message: Mapping[str, Any], device: str) -> Generator[World]:
 def following() -> Generator[tuple[World, dict[str, Any]] | None]:
     """Another process: wait for the call, however long; None where there is nothing to train."""
     here, store = launch(), _store()
-    while not store.check([_CALL]):  # a dead leader ends this: by the launcher, or with the store
-        time.sleep(0.2)
-    message = json.loads(store.get(_CALL))
+    with World(here).noticing():  # the leader's death ends this: through the launcher or the store
+        while not store.check([_CALL]):
+            time.sleep(0.2)
+        message = json.loads(store.get(_CALL))
+        if message is None:
+            store.add(_LEFT, 1)
     if message is None:
         yield None
         return
@@ -166,8 +170,12 @@ def following() -> Generator[tuple[World, dict[str, Any]] | None]:
 
 def release() -> None:
     """The first process: let the others end, where they were not called."""
-    if launch().size > 1 and not (store := _store()).check([_CALL]):
+    here = launch()
+    if here.size > 1 and not (store := _store()).check([_CALL]):
         store.set(_CALL, json.dumps(None))
+        end = time.monotonic() + TIMEOUT.total_seconds()
+        while store.add(_LEFT, 0) < here.size - 1 and time.monotonic() < end:
+            time.sleep(0.05)  # the store may end with this process
 
 
 def _store() -> Store:

@@ -30,7 +30,9 @@ from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.launcher import launch
+from gemma_lora.model.budget import Budget, Lengths, plan
 from gemma_lora.model.families import family_of
+from gemma_lora.model.memory import return_freed_blocks
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
 from gemma_lora.train import checkpoint as checkpoints
@@ -161,26 +163,28 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
             parameters=base.facts.parameters,
             steps=data.plan.steps,
             steps_per_epoch=data.plan.steps_per_epoch,
-            longest=int(data.train.lengths.max()),
+            budget=_budget(config, base, data, str(device), str(precision), processes),
             console=console,
-            share=_share(config, data, processes) if processes > 1 else None,
         )
     return _Job(config, run, base, data, decided, identity, found)
 
 
 def _trained(job: _Job, world: World, console: Console) -> tuple[PeftModel, Journal, Decisions]:
     """What all processes do together. The chosen weights are in the leader's model."""
+    return_freed_blocks()
     model = _model(job.config, job.base, job.decided)
     size = sum(p.numel() for p in trainable(model).values())
     disk = need_disk(job.run.root, trainable=size)
     path, start = None, 0.0
     if world.leads:
+        job.run.checkpoints.mkdir(parents=True, exist_ok=True)  # else every Trainer would
         path, start = _choose_path(model, job.data, job.base, job.decided, console)
     decided = replace(job.decided, path=world.share(path.name if path is not None else ""))
     if not PATHS[decided.path].packs:
         decided = replace(decided, micro_batch_tokens=1)  # each row alone
     if path is None:  # proven here too, on this process's device
         _choose_path(model, job.data, job.base, decided, console)
+    return_freed_blocks()  # those of the check are smaller than training's, which has no use for them
     console.note(
         f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
         f"up to {disk / 2**20:,.0f} MiB on the disk"
@@ -226,6 +230,30 @@ def _base(config: Config) -> tuple[Base, models.Choice, models.Choice]:
     base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
     device = models.decide_device(config.model)
     return base, device, models.decide_precision(config.model, device, base.facts)
+
+
+def _budget(
+    config: Config, base: Base, data: Data, device: str, precision: str, processes: int
+) -> Budget:
+    """Tokens at once and checkpointing that fit the memory of this process."""
+    rows = data.train
+    per_step = config.train.batch * config.train.accumulation
+    free = models.free_memory(device)
+    return plan(
+        config,
+        base.facts.shape,
+        Lengths(
+            longest=int(rows.lengths.max()),
+            shortest=int(rows.lengths.min()),
+            step=int(np.sort(rows.lengths)[-per_step:].sum()),
+            supervised=float(rows.supervised.sum() / rows.lengths.sum()),
+        ),
+        name=base.ref.name,
+        device=device,
+        precision=precision,
+        free=free if device == "cuda" else free // processes,
+        share=_share(config, data, processes) if processes > 1 else None,
+    )
 
 
 def _share(config: Config, data: Data, processes: int) -> int:

@@ -1,0 +1,333 @@
+"""Several processes train as one does, stop as one does, and never wait for the dead.
+
+Most launches are forked (`support.launch`): real processes, a real gloo group, no start-up. The last
+tests go through torchrun and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.launch import HUNG, launched
+from support.training import make_config, make_run, quiet, talking, text_of
+
+from gemma_lora.config import Config
+from gemma_lora.rundir import RunDir, read_json
+from gemma_lora.train import follow, processes, release, train
+from gemma_lora.train import stage as stages
+from gemma_lora.train import trainer as trainers
+from gemma_lora.train.masks import Masks
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# dropout; steps of 4, 4, 4, 4, 1 rows in micro-batches of one to two rows; validation every 2nd step
+RECIPE: dict[str, Any] = {
+    "epochs": 2,
+    "eval_steps": 2,
+    "micro_batch_tokens": 60,
+    "lora": {"dropout": 0.2},
+}
+ROWS = 17
+LOSS, WEIGHTS = 1e-5, 5e-5
+"""Largest difference to one process: sums of fp32 numbers in another order. (Seen: 1e-6, 1e-5.)"""
+
+
+def metrics_of(run: RunDir) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def assert_same(run: RunDir, other: RunDir) -> None:
+    """The same loss curve and the same adapter."""
+    ours, theirs = metrics_of(run), metrics_of(other)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for name in ("loss", "validation_loss", "grad_norm", "lr"):
+        pairs = [(a[name], b[name]) for a, b in zip(ours, theirs, strict=True)]
+        assert all((a is None) == (b is None) for a, b in pairs)
+        off = max(abs(a - b) for a, b in pairs if a is not None)
+        assert off <= LOSS, f"{name} is off by {off}"
+    a, b = (load_file(r.adapter / "adapter_model.safetensors") for r in (run, other))
+    assert a.keys() == b.keys()
+    for name, weight in a.items():
+        torch.testing.assert_close(weight, b[name], atol=WEIGHTS, rtol=0)
+    for key in ("best_step", "saved_step", "steps_done", "rows", "tokens", "decisions"):
+        assert read_json(run.training)[key] == read_json(other.training)[key]
+
+
+def work_on(config: Config, run: RunDir):
+    """What the processes of a launch do."""
+
+    def work(rank: int) -> None:
+        if rank == 0:
+            train(config, run, quiet())
+        else:
+            follow()
+
+    return work
+
+
+def spoiling(rank: int, step: int, spoil, inner):
+    """`inner`, where process `rank` calls `spoil` once in optimiser step `step` (from 0)."""
+
+    def work(mine: int) -> None:
+        honest, done = trainers.nll_sum, []
+
+        def at(self: Masks, now: int, number: int) -> None:
+            place(self, now, number)
+            trainers.nll_sum = spoilt if (mine, now) == (rank, step) else honest
+
+        def spoilt(*args: Any) -> Any:
+            if not done:
+                done.append(1)
+                spoil()
+            return honest(*args)
+
+        place, Masks.at = Masks.at, at
+        inner(mine)
+
+    return work
+
+
+@pytest.fixture(scope="module")
+def config(tiny_folder) -> Config:
+    return make_config(tiny_folder("gemma"), **RECIPE)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> RunDir:
+    """The training by one process."""
+    run = make_run(tmp_path_factory.mktemp("alone") / "run", train=ROWS)
+    train(config, run, quiet())
+    return run
+
+
+def rows_computed(log: Path) -> Counter[str]:
+    """How often each row went through a training forward pass."""
+    return Counter(line for part in log.glob("rows-*") for line in part.read_text().splitlines())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_loss_curve_and_the_adapter_are_those_of_one_process(config, alone, tmp_path, count):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        honest = trainers.nll_sum
+        stream = (tmp_path / f"rows-{rank}").open("w")
+
+        def noting(model: Any, batch: Any) -> Any:
+            if torch.is_grad_enabled():
+                for ids in batch.input_ids[0].split(batch.lengths):
+                    print(ids.tolist(), file=stream, flush=True)
+            return honest(model, batch)
+
+        trainers.nll_sum = noting
+        work_on(config, run)(rank)
+
+    ended = launched(count, work, tmp_path / "streams")
+    assert [(e.code, e.err) for e in ended] == [(0, "")] * count
+    assert_same(run, alone)
+    assert read_json(run.training)["processes"] == count
+    # each row once an epoch, those of the small last step too, in which not every process has work
+    rows = rows_computed(tmp_path)
+    assert len(rows) == ROWS
+    assert set(rows.values()) == {2}
+
+
+def test_only_the_first_process_writes(config, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+            if event == "open" and isinstance(arguments[2], int):
+                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if event == "os.mkdir" and Path(arguments[0]).exists():
+                return
+            if changes and rank and str(run.root) in str(arguments[0]):
+                sys.stderr.write(f"{event} {arguments[0]}")
+                os._exit(77)
+
+        sys.addaudithook(hook)
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [(e.code, e.err) for e in ended] == [(0, "")] * 2
+
+
+def test_out_of_memory_in_one_process_halves_in_all(config, tmp_path):
+    def full() -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    runs = [make_run(tmp_path / name / "run", train=ROWS) for name in ("alone", "two")]
+    with pytest.MonkeyPatch.context() as patch:  # puts back what `spoiling` replaces
+        patch.setattr(trainers, "nll_sum", trainers.nll_sum)
+        patch.setattr(Masks, "at", Masks.at)
+        spoiling(0, 2, full, work_on(config, runs[0]))(0)
+    ended = launched(2, spoiling(1, 2, full, work_on(config, runs[1])), tmp_path / "streams")
+    assert [e.code for e in ended] == [0, 0]
+    assert read_json(runs[1].training)["decisions"]["micro_batch_tokens"] == 30
+    assert_same(runs[1], runs[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "moment"),
+    [(signal.SIGTERM, 143, "step"), (signal.SIGINT, 130, "validation")],
+)
+def test_a_signal_to_one_process_stops_all_at_the_same_step(
+    config, alone, tmp_path, number, code, moment
+):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def told() -> None:
+        os.kill(os.getpid(), number)
+
+    def in_validation(rank: int) -> None:
+        honest, calls = trainers.mean_nll, []
+
+        def telling(*args: Any, **kwargs: Any) -> float:
+            calls.append(1)
+            if rank == 1 and len(calls) == 2:
+                told()
+            return honest(*args, **kwargs)
+
+        trainers.mean_nll = telling
+        work_on(config, run)(rank)
+
+    in_step = spoiling(1, 2, told, work_on(config, run))
+    ended = launched(2, in_step if moment == "step" else in_validation, tmp_path / "streams")
+    assert [e.code for e in ended] == [code, code], ended
+    saved = max(path.name for path in run.checkpoints.iterdir())
+    assert saved == {"step": "step-00000003", "validation": "step-00000002"}[moment]
+    assert not run.training.exists()
+    again = {"step": 2, "validation": 3}[moment]  # the same number of processes, and another
+    ended = launched(again, work_on(config, run), tmp_path / "again")
+    assert [e.code for e in ended] == [0] * again
+    assert_same(run, alone)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def broken() -> None:
+    raise ValueError("a bug in one process")
+
+
+@pytest.mark.parametrize(
+    ("rank", "spoil", "code"),
+    [(0, killed, -signal.SIGKILL), (0, broken, 99), (1, broken, 99)],  # (1, killed): see torchrun
+)
+def test_a_dead_process_ends_the_others_with_the_cause(config, alone, tmp_path, rank, spoil, code):
+    run = make_run(tmp_path / "run", train=ROWS)
+    ended = launched(2, spoiling(rank, 3, spoil, work_on(config, run)), tmp_path / "streams")
+    assert ended[rank].code == code
+    assert ended[1 - rank].code == 3
+    assert f"process {1 - rank} of 2: process {rank} of 2 is gone" in ended[1 - rank].err
+    assert "run the same command again" in ended[1 - rank].err
+    if not (rank == 0 and spoil is killed):  # the leader saves the last whole step
+        assert max(path.name for path in run.checkpoints.iterdir()) == "step-00000003"
+    train(config, run, quiet())
+    assert_same(run, alone)
+
+
+def test_a_process_that_hangs_is_not_waited_for_forever(config, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def stopped() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "TIMEOUT", timedelta(seconds=2))
+        ended = launched(
+            2, spoiling(1, 3, stopped, work_on(config, run)), tmp_path / "streams", patience=1.0
+        )
+    assert ended[1].code == HUNG
+    assert ended[0].code == 3
+    assert "process 1 of 2 is gone" in ended[0].err
+
+
+def test_the_path_is_the_first_processes_choice_and_plain_dropout_follows_the_place(
+    config, tmp_path
+):
+    runs = [make_run(tmp_path / name / "run", train=ROWS) for name in ("alone", "two")]
+
+    def plain(rank: int, run: RunDir) -> None:
+        if rank == 0:
+            stages.candidates = lambda *_, **__: [stages.PATHS["plain"]]
+        work_on(config, run)(rank)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "candidates", stages.candidates)
+        plain(0, runs[0])
+    ended = launched(2, lambda rank: plain(rank, runs[1]), tmp_path / "streams")
+    assert [e.code for e in ended] == [0, 0], ended
+    assert read_json(runs[1].training)["decisions"]["path"] == "plain"
+    assert_same(runs[1], runs[0])
+
+
+def test_weights_that_drift_apart_are_noticed(config, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        honest = trainers.put_gradients
+
+        def off(parameters: Any, line: Any) -> None:
+            honest(parameters, line * (1 + 1e-3 * rank))
+
+        trainers.put_gradients = off
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [e.code for e in ended] == [3, 3]
+    assert "no longer have the same weights" in ended[0].err
+
+
+def test_a_process_that_sees_other_rows_is_refused(config, tmp_path):
+    run, other = (make_run(tmp_path / name / "run", train=n) for name, n in (("a", 17), ("b", 16)))
+
+    def work(rank: int) -> None:
+        if rank:
+            stages.RunDir = lambda _: other
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [e.code for e in ended] == [3, 3]
+    assert "process 1 of 2: training rows: not what process 0 has" in ended[1].err
+
+
+def test_processes_end_where_there_is_nothing_to_train(tmp_path):
+    ended = launched(3, lambda rank: follow() if rank else release(), tmp_path)
+    assert [(e.code, e.err) for e in ended] == [(0, "")] * 3
+
+
+def test_a_launch_of_one_process_is_a_plain_run(config, alone, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+    ended = launched(1, work_on(config, run), tmp_path / "streams")
+    assert [(e.code, e.err) for e in ended] == [(0, "")]
+    assert_same(run, alone)
+    assert read_json(run.training)["processes"] == 1
+
+
+def test_the_budget_leaves_work_for_every_process(tiny_folder, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+    config = make_config(tiny_folder("gemma"))
+
+    def work(rank: int) -> None:
+        if rank:
+            return follow()
+        console = talking()
+        train(config, run, console)
+        (tmp_path / "told").write_text(text_of(console))
+
+    assert [e.code for e in launched(2, work, tmp_path / "streams")] == [0, 0]
+    assert "2 processes share the micro-batches" in (tmp_path / "told").read_text()
+    assert read_json(run.training)["decisions"]["micro_batch_tokens"] < 200

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -234,23 +235,78 @@ def test_a_full_disk_leaves_the_older_checkpoints(uninterrupted, tmp_path):
     finish(run, uninterrupted)
 
 
+def test_resumed_on_the_plain_path_pefts_own_dropout_is_the_same(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """There the random numbers are torch's: they follow from step and micro-batch too."""
+    from gemma_lora.train import stage
+
+    monkeypatch.setattr(stage, "candidates", lambda *_, **__: [stage.PATHS["plain"]])
+    config = make_config(tiny_folder("gemma"), **RECIPE)
+    whole, run = (make_run(tmp_path / name, train=18) for name in ("whole", "run"))
+    result = train(config, whole, quiet())
+    assert result["decisions"]["path"] == "plain"
+    with pytest.MonkeyPatch.context() as patch:
+        dying_at(patch, trainers, "nll_sum", 22)  # of four micro-batches a step
+        assert in_child(lambda: train(config, run, quiet())) == -signal.SIGKILL
+    finish(run, (config, folder_digests(whole.adapter), metrics_of(whole), result))
+
+
+def changes_of(run: RunDir, *, stop: int = 0) -> list[int]:
+    """Count changes of files below checkpoints/ from here on; SIGKILL before the `stop`-th."""
+    count = [0]
+    names = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+    def hook(event, arguments):
+        writes = event == "open" and arguments[1] is not None and "r" not in str(arguments[1])
+        if (writes or event in names) and str(run.checkpoints) in str(arguments[0]):
+            count[0] += 1
+            if count[0] == stop:
+                kill_self()
+
+    sys.addaudithook(hook)
+    return count
+
+
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_thirty_kills_at_random_moments(uninterrupted, tmp_path):
+    """Fifteen by the clock, anywhere in a training; fifteen while a checkpoint is written or removed.
+    Each is finished and compared."""
     rng = random.Random(0)
-    run = make_run(tmp_path / "run", train=18)
-    kills = 0
-    while kills < 30:
+    config = uninterrupted[0]
+    told = tmp_path / "changes"
+
+    def whole():
+        run = make_run(tmp_path / "measured", train=18)
+        count = changes_of(run)
+        train(config, run, quiet())
+        told.write_text(str(count[0]))
+
+    begun = time.monotonic()
+    assert in_child(whole) == 0
+    seconds, changes = time.monotonic() - begun, int(told.read_text())
+    assert changes > 40
+    killed = kept = 0
+    while killed < 30:
+        run = make_run(tmp_path / f"run{killed}", train=18)
+        by_clock = killed % 2 == 0
+        stop = 0 if by_clock else rng.randint(1, changes)
         pid = os.fork()
         if pid == 0:
             try:
-                train(uninterrupted[0], run, quiet())
+                if stop:
+                    changes_of(run, stop=stop)
+                train(config, run, quiet())
             finally:
                 os._exit(0)
-        time.sleep(rng.uniform(0.2, 3.0))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        kills += 1
-        if run.training.exists():
-            assert_same(run, uninterrupted)
-            run = make_run(tmp_path / f"run{kills}", train=18)
-    finish(run, uninterrupted)
+        if by_clock:
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) in ((0, -9) if by_clock else (-9,))
+        killed += os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        kept += any(run.checkpoints.glob("step-*"))
+        finish(run, uninterrupted)
+        shutil.rmtree(run.root)
+    assert kept > 10  # most had something to go on from

@@ -112,6 +112,7 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     """In a process of its own: two steps, and what they took above the imports. Bytes."""
     import torch
     import transformers
+
     from gemma_lora.config import Config
     from gemma_lora.console import Console
     from gemma_lora.rundir import RunDir, write_jsonl
@@ -142,7 +143,7 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     before = torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
     result = train(config, run, Console(quiet=True))
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-    return {"measured": peak - before, "predicted": result.get("predicted_bytes", 0)}
+    return {"measured": peak - before, "predicted": result["decisions"]["predicted_bytes"]}
 
 
 def _starter() -> dict[str, Any]:
@@ -198,12 +199,26 @@ def measure(case: Case, *, runs: int, device: str) -> dict[str, Any]:
 
 def _child(what: str, case: Case, folder: str, device: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.planned", "--child", what, "--device", device]
-        + ["--case", json.dumps(asdict(case)), "--folder", folder],
+        [
+            sys.executable,
+            "-m",
+            "bench.planned",
+            "--child",
+            what,
+            "--device",
+            device,
+            "--case",
+            json.dumps(asdict(case)),
+            "--folder",
+            folder,
+        ],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]),
+        },
     )
     if done.returncode:
         raise SystemExit(f"{case.name}: {done.stderr[-2000:]}")

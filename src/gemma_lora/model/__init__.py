@@ -17,6 +17,7 @@ from gemma_lora.model.load import (
     check_access,
     decide_device,
     decide_precision,
+    free_memory,
     load_base,
     load_format,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "check_targets",
     "decide_device",
     "decide_precision",
+    "free_memory",
     "has_adapter",
     "load_adapter",
     "load_arms",

@@ -28,6 +28,7 @@ from gemma_lora.model.families import (
     family_of,
     notes_of,
 )
+from gemma_lora.model.memory import BYTES, Shape
 from gemma_lora.model.reference import BaseRef, fetch
 from gemma_lora.model.safety import (
     check_base_folder,
@@ -44,12 +45,12 @@ __all__ = [
     "check_access",
     "decide_device",
     "decide_precision",
+    "free_memory",
     "load_base",
     "load_format",
 ]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 class Choice(str):
@@ -82,6 +83,8 @@ class BaseFacts:
     stored_dtype: str
     attention: str
     attention_reason: str
+    shape: Shape
+    """Its sizes, from which memory is predicted."""
     notes: tuple[str, ...] = ()
     """What is to be known before training this model."""
 
@@ -110,6 +113,7 @@ def check_access(ref: BaseRef) -> BaseFacts:
         stored_dtype=stored,
         attention=family.attention,
         attention_reason=family.attention_reason,
+        shape=Shape.of(text, parameters=parameters, stored_bytes=4 if stored == "float32" else 2),
         notes=notes_of(family, text),
     )
 
@@ -242,8 +246,10 @@ def load_base(ref: BaseRef, *, precision: str, device: str) -> PreTrainedModel:
     return cast(PreTrainedModel, model.to(str(device)).eval())
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its container if that is less."""
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that this process may still take: of the GPU; of the machine, or of its container."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
     free = int(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     with contextlib.suppress(OSError, ValueError):  # no such limit
@@ -309,7 +315,7 @@ def _check_memory(
                 count *= int(size)
             numbers += count
     need = numbers * BYTES[precision]
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else free_memory()
+    free = free_memory(device)
     if need > free:
         raise EnvironmentFault(
             f"the weights need {_gb(need)} GB in {precision}, {_gb(free)} GB are free on {device}",

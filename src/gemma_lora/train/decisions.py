@@ -18,13 +18,12 @@ from pathlib import Path
 from gemma_lora.config import TrainConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, EnvironmentFault
+from gemma_lora.model.budget import Budget
 
 __all__ = ["Decisions", "decide", "need_disk", "need_trackers", "tell_of_gpus"]
 
 _SMALL_MODEL = 50_000_000
-_CHECKPOINTING_FROM = 1_000_000_000
 _VALIDATIONS_AN_EPOCH = 4
-_MICRO_BATCH = {"cuda": 4096, "cpu": 1024}
 
 _TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -49,6 +48,8 @@ class Decisions:
     gradient_checkpointing: bool
     micro_batch_tokens: int
     """Budget of a micro-batch; halved where memory did not suffice. 1: each row alone."""
+    predicted_bytes: int = 0
+    """Peak of memory, before loading (`model.memory`)."""
     path: str = ""
     """Way of computing, see `path.PATHS`; chosen when the model is there."""
 
@@ -61,25 +62,16 @@ def decide(
     parameters: int,
     steps: int,
     steps_per_epoch: int,
-    longest: int,
+    budget: Budget,
     console: Console,
-    share: int | None = None,
 ) -> Decisions:
-    """Settle what is open, and print what was settled.
-
-    `parameters`: of the base model; `longest`: tokens of the longest row; `share`: most tokens of a
-    micro-batch so that each of several processes gets one of a usual step.
-    """
+    """Settle what is open, and print what was settled. `parameters`: of the base model."""
     rate = train.learning_rate
     if rate is None:
         rate = 2e-3 if parameters < _SMALL_MODEL else 2e-4
-    checkpointing = train.gradient_checkpointing
-    if checkpointing is None:
-        checkpointing = device == "cuda" and parameters >= _CHECKPOINTING_FROM
     interval = train.eval_steps
     if interval is None:
         interval = max(1, round(steps_per_epoch / _VALIDATIONS_AN_EPOCH))
-    usual = _MICRO_BATCH.get(device, _MICRO_BATCH["cpu"])
     decided = Decisions(
         device=device,
         precision=precision,
@@ -89,8 +81,9 @@ def decide(
         # the first warm-up step has rate zero, so a single step must go without
         warmup_steps=min(math.ceil(train.warmup * steps), steps - 1),
         eval_steps=min(interval, steps),
-        gradient_checkpointing=checkpointing,
-        micro_batch_tokens=train.micro_batch_tokens or max(longest, min(usual, share or usual)),
+        gradient_checkpointing=budget.checkpointing,
+        micro_batch_tokens=budget.tokens,
+        predicted_bytes=budget.forecast.total,
     )
     console.note(
         f"{steps} steps ({steps_per_epoch} an epoch, {train.batch * train.accumulation} rows each), "
@@ -99,9 +92,12 @@ def decide(
     console.note(
         f"learning rate {rate:g}{'' if train.learning_rate else ' (auto)'}, {train.schedule}, "
         f"{decided.warmup_steps} step{'' if decided.warmup_steps == 1 else 's'} of warm-up; "
-        f"gradient checkpointing {'on' if checkpointing else 'off'}; "
+        f"gradient checkpointing {'on' if budget.checkpointing else 'off'}; "
         f"{decided.micro_batch_tokens} tokens at once"
     )
+    console.note(budget.line)
+    if budget.warning is not None:
+        console.warn(budget.warning)
     return decided
 
 

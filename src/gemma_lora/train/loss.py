@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from gemma_lora.model.memory import CHUNK_BYTES
 from gemma_lora.train.fused import linear
 from gemma_lora.train.packing import IGNORED, Batch
 
@@ -28,9 +29,6 @@ __all__ = ["Autocast", "causal_model", "mean_nll", "nll_sum", "plain_nll_sum"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which forward passes run; gradients are taken outside of it."""
-
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
-"""Most of one chunk's fp32 logits. Two such buffers exist at a time."""
 
 
 def causal_model(model: PeftModel) -> PreTrainedModel:
@@ -104,6 +102,8 @@ class _FrozenHead(torch.autograd.Function):
                 if slope is not None:
                     change *= slope
                 gradient[start : start + size] = linear(change.to(weight.dtype), weight.t())
+                del change
+            del logs  # else a third buffer stands beside the next chunk's two
         ctx.save_for_backward(gradient)
         return total
 

@@ -1,0 +1,166 @@
+"""Choosing micro-batch and gradient checkpointing so that training fits the device's memory.
+
+`plan` tries the fastest way first and takes the first whose forecast (`memory.forecast`) fits; what
+the user set stays as it is, with a warning where it will not fit. Refuses (EnvironmentFault), before
+anything is loaded, where nothing fits, and says what would. Imports no torch; reads and writes no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gemma_lora.config import Config
+from gemma_lora.errors import EnvironmentFault
+from gemma_lora.model.memory import BYTES, Forecast, Load, Shape, forecast
+
+__all__ = ["Budget", "Lengths", "plan"]
+
+USUAL = {"cuda": 8192, "cpu": 1024}
+"""Tokens at once beyond which it gets no faster (CPU: measured; GPU: aimed for)."""
+LEAST = 256
+"""Tokens at once below which recomputing activations costs less than smaller matrix products."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the training rows."""
+
+    longest: int
+    shortest: int
+    step: int
+    """Most tokens that an optimiser step can have (on one process)."""
+    supervised: float
+    """Share that carries loss."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A way of training, what it takes and what there is. Bytes."""
+
+    tokens: int
+    checkpointing: bool
+    forecast: Forecast
+    free: int
+    warning: str | None = None
+
+    @property
+    def line(self) -> str:
+        return (
+            f"memory: {_gib(self.forecast.total)} GiB predicted at the peak, "
+            f"{_gib(self.free)} GiB free"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """As audit.json and training.json have it."""
+        return {
+            "micro_batch_tokens": self.tokens,
+            "gradient_checkpointing": self.checkpointing,
+            "predicted_bytes": self.forecast.total,
+            "predicted_parts": self.forecast.parts,
+            "free_bytes": self.free,
+        }
+
+
+def plan(
+    config: Config,
+    shape: Shape,
+    lengths: Lengths,
+    *,
+    name: str,
+    device: str,
+    precision: str,
+    free: int,
+    share: int | None = None,
+) -> Budget:
+    """The fastest way of training that fits in `free` bytes; EnvironmentFault where none does.
+
+    `name` of the model is for messages; `share`: most tokens of a micro-batch that are of use.
+    """
+    train = config.train
+
+    def at(tokens: int, checkpointing: bool, *, kind: str = precision, longest: int = 0) -> Budget:
+        longest = longest or lengths.longest
+        found = forecast(
+            shape,
+            Load(
+                device=device,
+                precision=kind,
+                rank=config.lora.rank,
+                targets=config.lora.targets,
+                dropout=config.lora.dropout > 0,
+                checkpointing=checkpointing,
+                tokens=min(max(tokens, longest), max(lengths.step, longest)),
+                longest=longest,
+                shortest=min(lengths.shortest, longest),
+                supervised=lengths.supervised,
+            ),
+        )
+        return Budget(max(tokens, longest), checkpointing, found, free)
+
+    usual = USUAL.get(device, USUAL["cpu"])
+    most = max(lengths.longest, min(usual, share or usual))
+    free_ways = [at(*way) for way in _ways(most, lengths.longest)]
+    wanted = [
+        way
+        for way in (
+            free_ways
+            if train.micro_batch_tokens is None
+            else [at(train.micro_batch_tokens, on) for on in (False, True)]
+        )
+        if train.gradient_checkpointing in (None, way.checkpointing)
+    ]
+    fits = next((way for way in wanted if way.forecast.total <= free), None)
+    if fits is not None:
+        return _as_set(fits, train.micro_batch_tokens)
+    other = next((way for way in free_ways if way.forecast.total <= free), None)
+    least = min(free_ways, key=lambda way: way.forecast.total)
+    if other is None:
+        smaller = []
+        if precision == "fp32":
+            half = at(least.tokens, True, kind="bf16").forecast.total
+            smaller.append(f"{_needs(name, half, 'bf16')}")
+        short = at(LEAST, True, longest=min(LEAST, lengths.longest)).forecast.total
+        smaller.append(f"with --max-length {min(LEAST, lengths.longest)}: {_gib(short)} GiB")
+        smaller.append(
+            f"its weights alone are {_gib(shape.parameters * BYTES[precision])} GiB in {precision}"
+        )
+        raise EnvironmentFault(
+            f"{_needs(name, least.forecast.total, precision)} to be trained on these rows, with "
+            f"gradient checkpointing and {least.tokens} tokens at once; {_gib(free)} GiB are free",
+            where=device,
+            details=smaller,
+            remedy="use a lower --max-length, --precision bf16, a smaller model of the family, or a "
+            "device with more memory",
+        )
+    chosen = min(wanted, key=lambda way: way.forecast.total)
+    warning = (
+        f"{_needs(name, chosen.forecast.total, precision)} as set, and {_gib(free)} GiB are free; "
+        f"with {other.tokens} tokens at once and gradient checkpointing "
+        f"{'on' if other.checkpointing else 'off'} it needs {_gib(other.forecast.total)} GiB"
+    )
+    return _as_set(replace(chosen, warning=warning), train.micro_batch_tokens)
+
+
+def _as_set(way: Budget, tokens: int | None) -> Budget:
+    return way if tokens is None else replace(way, tokens=tokens)
+
+
+def _ways(most: int, longest: int) -> Iterator[tuple[int, bool]]:
+    """Tokens at once and gradient checkpointing, the fastest first."""
+    sizes = [most]
+    while sizes[-1] > max(longest, 16):
+        sizes.append(max(longest, sizes[-1] // 2, 16))
+    for checkpointing in (False, True):
+        yield from ((size, checkpointing) for size in sizes if size >= min(LEAST, most))
+    yield from ((size, True) for size in sizes if size < min(LEAST, most))
+
+
+def _needs(name: str, size: int, precision: str) -> str:
+    return f"{name} in {precision} needs {_gib(size)} GiB"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"

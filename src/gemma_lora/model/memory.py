@@ -1,0 +1,238 @@
+"""How much memory training will take, by arithmetic on the model's config, before anything is loaded.
+
+`forecast` adds up what `train/fused.py`, `train/attention.py` and `train/loss.py` keep and work with;
+`Shape` holds the sizes it needs. Every term names what it stands for; docs/training.md has the table of
+predictions and measurements. `return_freed_blocks` makes the C library give memory back, without which
+its peak is a fifth above what is in use. Imports no torch; reads and writes no file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CHUNK_BYTES", "Forecast", "Load", "Shape", "forecast", "return_freed_blocks"]
+
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
+"""Most of one chunk's fp32 logits in the loss. Two such buffers exist at a time, three where a final
+soft-capping needs its slope."""
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+SURROUNDINGS = {"cpu": 32 * 2**20, "cuda": 2**30}
+"""CPU: code that torch and PEFT load at first use, compiled kernels, small objects (measured: 25 to 40
+MiB). CUDA: context and the allocator's gaps."""
+_MMAP_THRESHOLD, _FROM_BYTES = -3, 2**20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A language model's sizes; `heads` x `head` need not be `hidden`."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    parameters: int
+    """Tied embeddings counted once."""
+    stored_bytes: int = 2
+    """Of a number on disk."""
+    norms: int = 2
+    """Normalisations of a layer over `hidden`: 2, or 4 from Gemma 2 on."""
+    head_norms: bool = False
+    """Queries and keys are normalised (Gemma 3 on)."""
+    capped_attention: bool = False
+    """Scores are soft-capped, so they are written out (Gemma 2)."""
+    capped_head: bool = False
+    window: int | None = None
+    windowed_layers: int = 0
+    streams: int = 1
+    """Copies of the hidden state that a layer carries along (AltUp of Gemma 3n)."""
+
+    @staticmethod
+    def of(text: Any, *, parameters: int, stored_bytes: int) -> Shape:
+        """From a transformers text config. Layers that differ count as the largest of them."""
+
+        def largest(name: str, other: int) -> int:
+            value: Any = getattr(text, name, None)
+            return int(max(value) if isinstance(value, list) else value or other)
+
+        kind = str(text.model_type)
+        types: Sequence[str] = getattr(text, "layer_types", None) or ()
+        head = largest("head_dim", int(text.hidden_size) // int(text.num_attention_heads))
+        return Shape(
+            layers=int(text.num_hidden_layers),
+            hidden=int(text.hidden_size),
+            mlp=largest("intermediate_size", 0),
+            heads=int(text.num_attention_heads),
+            kv_heads=int(text.num_key_value_heads),
+            head=largest("global_head_dim", head),
+            vocabulary=int(text.vocab_size),
+            parameters=parameters,
+            stored_bytes=stored_bytes,
+            norms=2 if kind == "gemma" else 4,
+            head_norms=kind not in ("gemma", "gemma2"),
+            capped_attention=getattr(text, "attn_logit_softcapping", None) is not None,
+            capped_head=getattr(text, "final_logit_softcapping", None) is not None,
+            window=getattr(text, "sliding_window", None),
+            windowed_layers=sum(kind == "sliding_attention" for kind in types),
+            streams=largest("altup_num_inputs", 1),
+        )
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's seven linear maps."""
+        q, kv, h, f = self.heads * self.head, self.kv_heads * self.head, self.hidden, self.mlp
+        return {
+            "q_proj": (h, q),
+            "k_proj": (h, kv),
+            "v_proj": (h, kv),
+            "o_proj": (q, h),
+            "gate_proj": (h, f),
+            "up_proj": (h, f),
+            "down_proj": (f, h),
+        }
+
+    def adapter(self, rank: int, targets: Sequence[str]) -> int:
+        """Trained numbers."""
+        maps = self.linears
+        return self.layers * rank * sum(sum(maps[name]) for name in targets if name in maps)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is trained on the model, and how."""
+
+    device: str
+    precision: str
+    rank: int
+    targets: Sequence[str]
+    dropout: bool
+    checkpointing: bool
+    tokens: int
+    """Of the fullest micro-batch."""
+    longest: int
+    """Tokens of the longest row."""
+    shortest: int
+    """Tokens of the shortest row, with which the saved adapter is checked."""
+    supervised: float
+    """Share of the tokens that carry loss."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes at the moment of most memory, by what they are for."""
+
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def forecast(shape: Shape, load: Load) -> Forecast:
+    """The largest of four moments: loading, a training step, writing a checkpoint, the last check."""
+    size = BYTES[load.precision]
+    weights = shape.parameters * size
+    trained = shape.adapter(load.rank, load.targets)
+    kept = _kept(shape, load, size)
+    layers = shape.layers
+    if load.checkpointing:  # every layer's input; one layer at a time is computed again
+        activations = (layers * shape.streams * load.tokens * shape.hidden * size) + kept
+    else:
+        activations = layers * kept
+    ends = (2 * load.tokens + 2 * _answers(load)) * shape.hidden * size  # last norm; head's input
+    step = {
+        "adapter": 16 * trained,  # fp32 weight, gradient, two moments
+        "activations": activations + ends,
+        "working": max(_head(shape, load), _backward(shape, load, size)),
+    }
+    # the file's pages count until all numbers are converted
+    converted = shape.parameters * shape.stored_bytes if size != shape.stored_bytes else 0
+    loading = {"adapter": 0, "activations": 0, "working": converted}
+    # weights and moments, each as bytes and as a file in memory (train/checkpoint.py)
+    saving = {"adapter": 12 * trained, "activations": 0, "working": 20 * trained}
+    # full logits of one row three times over, and what comparing them takes (train/adapter.py)
+    logits = 6 * load.shortest * shape.vocabulary * 4
+    checking = {"adapter": 16 * trained, "activations": 0, "working": logits}
+    most = max((step, loading, saving, checking), key=lambda moment: sum(moment.values()))
+    return Forecast({"weights": weights, **most, "surroundings": SURROUNDINGS[_place(load)]})
+
+
+def _place(load: Load) -> str:
+    return "cuda" if load.device == "cuda" else "cpu"
+
+
+def _answers(load: Load) -> int:
+    return round(load.tokens * load.supervised)
+
+
+def _kept(shape: Shape, load: Load, size: int) -> int:
+    """Bytes that one layer keeps for its backward pass."""
+    h, f = shape.hidden, shape.mlp
+    q, kv = shape.heads * shape.head, shape.kv_heads * shape.head
+    inner = load.rank * len(load.targets)  # between A and B
+    # input and result of the norms before attention and MLP; input only of those after them
+    norms = (shape.norms + 2) * shape.streams * h
+    # queries, keys, values; attention's result as its kernel left it, and as o_proj reads it
+    attention = 3 * q + 2 * (q if shape.capped_attention else kv)
+    if shape.head_norms:
+        attention += q + kv  # before normalisation
+    numbers = norms + attention + 2 * f + inner
+    small = 4 * (shape.norms + shape.heads)  # fp32: a number a norm, log-sum-exp a head
+    per_token = numbers * size + small
+    return load.tokens * per_token + _scores(shape, load, size)
+
+
+def _scores(shape: Shape, load: Load, size: int) -> int:
+    """Bytes of (row, row) that one layer keeps."""
+    row = min(load.longest, load.tokens)
+    rows = max(1, load.tokens // max(1, row))
+    if shape.capped_attention:
+        # after tanh; after softmax in fp32, and that in 16 bits; the mask
+        each = size + 4 + (size if size < 4 else 0)
+        return rows * row * row * (shape.heads * each + 1)
+    if shape.window is not None and row > shape.window:
+        # the mask as flags, and as numbers for the kernel, in the layers that have a window
+        return rows * row * row * (1 + size) * shape.windowed_layers // shape.layers
+    return 0
+
+
+def _head(shape: Shape, load: Load) -> int:
+    """Bytes that the chunked loss works with."""
+    most = CHUNK_BYTES[_place(load)]
+    rows = min(_answers(load), max(1, most // (4 * shape.vocabulary)))
+    return (3 if shape.capped_head else 2) * rows * shape.vocabulary * 4
+
+
+def _backward(shape: Shape, load: Load, size: int) -> int:
+    """Bytes that the backward pass of the last layer works with, beside what is kept."""
+    # MLP: gelu(gate), its product with up, mask, gradient and its part through the adapter
+    mlp = max(4 * size, 3 * size + 3) if load.dropout else 3 * size
+    most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
+    if (
+        shape.capped_attention
+    ):  # gradient of the scores before and after softmax, when MLP's are gone
+        row = min(load.longest, load.tokens)
+        scores = 3 * row * row * shape.heads * 4
+        most = max(most, scores - load.tokens * 2 * shape.mlp * size)
+    return most
+
+
+def return_freed_blocks() -> None:
+    """Have blocks from 1 MiB on mapped singly, so that freeing one gives its memory back at once.
+
+    glibc raises that limit to 32 MiB by itself as soon as large blocks are freed; from then on buffers
+    of activations are cut from one heap, whose holes cost a fifth of the peak. Also gives back what is
+    free now. Other systems' C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        library.mallopt(_MMAP_THRESHOLD, _FROM_BYTES)
+        library.malloc_trim(0)

@@ -130,6 +130,29 @@ def test_a_whole_training_is_the_same_however_its_steps_are_cut(tiny_folder, row
             torch.testing.assert_close(value, end[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("path", ["packed", "plain"])
+def test_every_micro_batch_of_every_step_has_dropout_of_its_own(
+    path, fmt, tiny_folder, tmp_path, monkeypatch
+):
+    same = tokenise([example(3)] * 8, fmt, max_length=200, keep_answer=False)
+    model = peft_model(tiny_folder("gemma"), dropout=0.5)
+    found = []
+
+    def looking(model, batch):
+        found.append(nll_sum(model, batch))
+        return found[-1]
+
+    monkeypatch.setattr(trainers, "nll_sum", looking)
+    with PATHS[path].active(model, dropout=0.5, seed=0, shared=True) as (masks, _):
+        trainer, plan = trainer_for(model, same, tmp_path, budget=1, per_step=2, masks=masks)
+        for step in (0, 1, 0):
+            trainer.training_step(model, plan[step])
+    losses = [loss.item() for loss in found]
+    assert len(losses) == 6
+    assert len(set(losses[:4])) == 4
+    assert losses[4:] == losses[:2]  # a step that is repeated is the same
+
+
 def test_validation_loss_does_not_depend_on_the_budget(tiny_folder, rows):
     model = peft_model(tiny_folder("gemma"), dropout=0.3)
     with packing(model, dropout=0.3):

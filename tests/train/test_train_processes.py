@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.launch import HUNG, launched
+from support.processes import QUIET
+from support.small_runs import FAST, write_rows
 from support.training import make_config, make_run, quiet, talking, text_of
 
 from gemma_lora.config import Config
@@ -32,7 +36,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 # dropout; steps of 4, 4, 4, 4, 1 rows in micro-batches of one to two rows; validation every 2nd step
 RECIPE: dict[str, Any] = {
-    "epochs": 2,
+    "epochs": 1,
     "eval_steps": 2,
     "micro_batch_tokens": 60,
     "lora": {"dropout": 0.2},
@@ -139,7 +143,7 @@ def test_the_loss_curve_and_the_adapter_are_those_of_one_process(config, alone, 
     # each row once an epoch, those of the small last step too, in which not every process has work
     rows = rows_computed(tmp_path)
     assert len(rows) == ROWS
-    assert set(rows.values()) == {2}
+    assert set(rows.values()) == {1}
 
 
 def test_only_the_first_process_writes(config, tmp_path):
@@ -224,7 +228,7 @@ def broken() -> None:
 
 @pytest.mark.parametrize(
     ("rank", "spoil", "code"),
-    [(0, killed, -signal.SIGKILL), (0, broken, 99), (1, broken, 99)],  # (1, killed): see torchrun
+    [(0, killed, -signal.SIGKILL), (0, broken, 99), (1, killed, -signal.SIGKILL)],
 )
 def test_a_dead_process_ends_the_others_with_the_cause(config, alone, tmp_path, rank, spoil, code):
     run = make_run(tmp_path / "run", train=ROWS)
@@ -331,3 +335,79 @@ def test_the_budget_leaves_work_for_every_process(tiny_folder, tmp_path):
     assert [e.code for e in launched(2, work, tmp_path / "streams")] == [0, 0]
     assert "2 processes share the micro-batches" in (tmp_path / "told").read_text()
     assert read_json(run.training)["decisions"]["micro_batch_tokens"] < 200
+
+
+# ---------------------------------------------------------------------- the launchers themselves
+
+
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+}
+
+
+def started(launcher: str, *arguments: object, folder: Path) -> subprocess.Popen[str]:
+    """`gemma-lora ARGUMENTS` in two processes; the output goes to files out and err in `folder`."""
+    environment = {**os.environ, **QUIET, "CUDA_VISIBLE_DEVICES": ""}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "gemma_lora.cli"]
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        return subprocess.Popen(
+            [*command, *map(str, arguments)], cwd=folder, env=environment, stdout=out, stderr=err
+        )
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for child in map(int, children) for p in (child, *descendants(child))]
+
+
+def rank_of(pid: int) -> str | None:
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry).get("RANK")
+
+
+def test_a_whole_run_under_torchrun_is_the_run_of_one_process(cli, tmp_path):
+    data = write_rows(tmp_path / "data.csv")
+    arguments = ("run", data, *FAST, "--micro-batch-tokens", "128", "--json")
+    launcher = started("torchrun", *arguments, "--out", tmp_path / "two", folder=tmp_path)
+    one = cli.run([*arguments, "--out", tmp_path / "one"], cwd=tmp_path)
+    code = launcher.wait(100)
+    err = (tmp_path / "err").read_text()
+    assert (one.code, code) == (0, 0), err
+    assert_same(RunDir(tmp_path / "two"), RunDir(tmp_path / "one"))
+    verdict = json.loads((tmp_path / "out").read_text())  # one object: one process prints
+    assert verdict["verdict"] == one.json["verdict"]
+    assert err.count("[judge-") == err.count("[train]") == 1
+    assert read_json(tmp_path / "two" / "training.json")["processes"] == 2
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {
+        p.name for p in (tmp_path / "one").iterdir()
+    }
+
+
+@pytest.mark.full  # the same by fork above
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the process through /proc")
+def test_a_killed_process_under_accelerate_launch_ends_the_job_with_the_cause(cli, tmp_path):
+    data, run = write_rows(tmp_path / "data.csv"), RunDir(tmp_path / "run")
+    arguments = ("train", data, *FAST, "--epochs", "6", "--patience", "0", "--out", run.root)
+    launcher = started("accelerate", *arguments, folder=tmp_path)
+    end = time.monotonic() + 90
+    while not (run.metrics.exists() and len(metrics_of(run)) > 3):
+        assert launcher.poll() is None, (tmp_path / "err").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (pid,) = [p for p in descendants(launcher.pid) if rank_of(p) == "1"]
+    os.kill(pid, signal.SIGKILL)
+    assert launcher.wait(60) != 0
+    err = (tmp_path / "err").read_text()
+    assert "process 0 of 2: process 1 of 2 is gone" in err
+    assert "run the same command again" in err
+    assert not run.training.exists()
+    saved = max(int(path.name.removeprefix("step-")) for path in run.checkpoints.iterdir())
+    assert saved == metrics_of(run)[-1]["step"]  # the last whole step
+    done = cli.run(arguments, cwd=tmp_path)
+    assert done.code == 0
+    assert f"going on from the checkpoint of step {saved}" in done.err
+    steps = [line["step"] for line in metrics_of(run)]
+    assert steps == list(range(read_json(run.training)["decisions"]["steps"] + 1))

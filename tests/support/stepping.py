@@ -12,6 +12,7 @@ from gemma_lora import model as models
 from gemma_lora.config import LoraConfig
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised
+from gemma_lora.model.families import family_of
 from gemma_lora.train import trainer as trainers
 from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.interrupts import Interrupts
@@ -19,9 +20,29 @@ from gemma_lora.train.masks import Masks
 from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.progress import Progress
 from gemma_lora.train.state import trainable
+from support.tiny import FAMILIES, save_tiny
 from support.training import make_config, quiet
+from support.variants import VARIANTS, save_variant
 
 CPU = torch.device("cpu")
+NEWER = ("gemma3n-text", "gemma4-small", "gemma4-large", "gemma4-experts")
+"""Shapes of Gemma 3n and 4 with all that is special in them."""
+EVERY = (*FAMILIES, *NEWER)
+
+
+def rounding(name: str) -> float:
+    """Share of the largest gradient that two fp32 ways of computing may differ by: the small models
+    of Gemma 3n and 4 magnify it (PEFT's own gradients are up to 3e-5 from those in fp64)."""
+    return 1e-4 if name in NEWER else 1e-5
+
+
+def model_folder(root: Path, name: str) -> Path:
+    """A tiny random model: of `support.tiny`, or one of `support.variants`."""
+    if name in FAMILIES:
+        return save_tiny(root / name, name)
+    variant = next(v for v in VARIANTS if v.name == name)
+    family = family_of(variant.model_type, where=name)
+    return save_variant(root / name, variant, family.text_class, family.attention)
 
 
 def peft_model(

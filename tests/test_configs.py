@@ -13,6 +13,7 @@ from gemma_lora.loading import dump, load_config
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 ON_GPU = [path for path in CONFIGS if path.parent.name.startswith("gpu-")]
+ON_GPUS = [path for path in CONFIGS if path.parent.name.startswith("gpus-")]
 TARGETS = {8: 7.5, 16: 15.0, 24: 22.6, 80: 74.0}
 """GiB that a card of so many GB is asked for at most."""
 
@@ -43,7 +44,9 @@ def test_config_loads_and_names_model_licence_and_learning_rate(path: Path, tmp_
     assert load_config(again) == config
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in ON_GPU], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if p not in ON_GPU + ON_GPUS], ids=lambda p: p.name
+)
 def test_data_file_of_a_config_is_there_with_the_columns(path: Path) -> None:
     data = load_config(path).data
     assert data.path is not None
@@ -52,7 +55,24 @@ def test_data_file_of_a_config_is_there_with_the_columns(path: Path) -> None:
         assert column is None or column in header
 
 
-@pytest.mark.parametrize("path", ON_GPU, ids=_name)
+@pytest.mark.parametrize("path", ON_GPUS, ids=_name)
+def test_config_for_several_gpus_is_the_one_for_each_with_more_rows_a_step(path: Path) -> None:
+    count, size = path.parent.name.removeprefix("gpus-").removesuffix("gb").split("x")
+    config, text = load_config(path), path.read_text(encoding="utf-8")
+    one = load_config(path.parent.parent / f"gpu-{size}gb" / path.name)
+    rows = config.train.batch * config.train.accumulation
+    assert rows >= 8 * int(count), "each GPU has enough to do in a step"
+    accumulation = {"accumulation": config.train.accumulation}
+    assert config == one.model_copy(update={"train": one.train.model_copy(update=accumulation)})
+    name = path.relative_to(ROOT).as_posix()
+    command = (
+        f"torchrun --standalone --nproc-per-node {count} -m gemma_lora.cli run DATA --config {name}"
+    )
+    assert command in text
+    assert f"{rows} rows a step, dealt out to {count} GPUs" in text
+
+
+@pytest.mark.parametrize("path", ON_GPU + ON_GPUS, ids=_name)
 def test_memory_in_the_comment_is_what_the_formulas_give(path: Path) -> None:
     config, text = load_config(path), path.read_text(encoding="utf-8")
     assert config.model.model == f"google/{path.stem}"
@@ -74,7 +94,7 @@ def test_memory_in_the_comment_is_what_the_formulas_give(path: Path) -> None:
         new=config.answer.max_new_tokens,
     )
     assert f"Answering: {needs:.1f} GiB computed, not measured" in text
-    size = int(path.parent.name.removeprefix("gpu-").removesuffix("gb"))
+    size = int(re.split("[-x]", path.parent.name.removesuffix("gb"))[-1])
     assert max(parts["total"], needs) <= TARGETS[size]
     assert config.train.gradient_checkpointing is True  # the formulas count on it
 

@@ -37,6 +37,15 @@ def rounding(name: str) -> float:
     return {"gemma4-small": 2e-3}.get(name, 1e-4 if name in NEWER else 1e-5)
 
 
+def model_folder(root: Path, name: str) -> Path:
+    """A tiny random model: of `support.tiny`, or one of `support.variants`."""
+    if name in FAMILIES:
+        return save_tiny(root / name, name)
+    variant = next(v for v in VARIANTS if v.name == name)
+    family = family_of(variant.model_type, where=name)
+    return save_variant(root / name, variant, family.text_class, family.attention)
+
+
 def peft_model(
     folder: Path,
     *,

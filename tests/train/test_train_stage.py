@@ -29,6 +29,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.integrations import integration_utils
 
 from gemma_lora.errors import ConfigError, DataError, EnvironmentFault, ModelError
+from gemma_lora.model.budget import Budget
+from gemma_lora.model.memory import Forecast
 from gemma_lora.rundir import read_json
 from gemma_lora.train import decisions, train
 from gemma_lora.train import trainer as trainers
@@ -411,26 +413,28 @@ def test_the_recipe_reaches_optimiser_and_schedule(tiny_folder, tmp_path):
     assert names == ["step-00000004", "step-00000005"]
 
 
-def test_auto_learning_rate_and_checkpointing_follow_the_size():
+def test_auto_learning_rate_follows_the_size_and_the_budget_is_kept():
     config = make_config(Path("unused"), learning_rate=None).train
+    said = talking()
 
-    def decide(device, parameters, steps_per_epoch=100):
+    def decide(parameters, steps_per_epoch=100):
         return decisions.decide(
             config,
-            device=device,
+            device="cpu",
             precision="bf16",
             parameters=parameters,
             steps=300,
             steps_per_epoch=steps_per_epoch,
-            longest=300,
-            console=quiet(),
+            budget=Budget(300, True, Forecast({"weights": 2**30}), free=2**31),
+            console=said,
         )
 
-    assert decide("cpu", 7_000_000).learning_rate == 2e-3
-    large = decide("cuda", 2_500_000_000)
-    assert (large.learning_rate, large.gradient_checkpointing, large.eval_steps) == (2e-4, True, 25)
-    assert not decide("cpu", 2_500_000_000).gradient_checkpointing
-    assert decide("cpu", 1, steps_per_epoch=1).eval_steps == 1
+    assert decide(7_000_000).learning_rate == 2e-3
+    large = decide(2_500_000_000)
+    assert (large.learning_rate, large.eval_steps, large.predicted_bytes) == (2e-4, 25, 2**30)
+    assert (large.gradient_checkpointing, large.micro_batch_tokens) == (True, 300)
+    assert decide(1, steps_per_epoch=1).eval_steps == 1
+    assert "1.0 GiB predicted at the peak, 2.0 GiB free" in text_of(said)
 
 
 def test_signals_are_as_before_afterwards(trained):

@@ -64,6 +64,8 @@ CASES = (
     Case("72m-recomputed", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 512, checkpointing=True),
     Case("wide-vocabulary", "gemma", 256, 4, 1024, 4, 1, 64, 65_536, 256, 64),
     Case("narrow-vocabulary", "gemma", 512, 16, 2048, 8, 8, 64, 4_096, 2048, 256),
+    Case("small-gemma2", "gemma2", 256, 6, 1024, 4, 2, 64, 32_768, 256, 128, precision="bf16", stored="bfloat16"),
+    Case("small-gemma3", "gemma3_text", 256, 8, 1024, 4, 1, 64, 32_768, 512, 128),
     Case("gemma2-long", "gemma2", 512, 8, 2048, 8, 4, 64, 32_768, 1024, 1024),
     Case("gemma2-short", "gemma2", 512, 8, 2048, 8, 4, 64, 32_768, 1024, 64),
     Case("gemma2-recomputed", "gemma2", 768, 12, 3072, 8, 4, 96, 16_384, 2048, 1024, checkpointing=True),
@@ -122,14 +124,16 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     getattr(transformers, KINDS[case.family][1])  # transformers imports it here
     run = RunDir(work)
     rows = max(1, case.tokens // case.row) * case.micro_batches
-    write_jsonl(run.train_rows, _rows(model, case.row, 2 * rows))
+    # the three short ones are for the check before the first step
+    few = _rows(model, max(24, case.row // 8), 3, first=2 * rows)
+    write_jsonl(run.train_rows, [*_rows(model, case.row, 2 * rows), *few])
     write_jsonl(run.validation_rows, _rows(model, case.row, max(1, case.tokens // case.row)))
     config = Config.model_validate(
         {
             "model": {"model": str(model), "device": device, "precision": case.precision},
             "lora": {"rank": case.rank, "alpha": 2 * case.rank, "dropout": case.dropout},
             "train": {
-                "batch": rows,
+                "batch": rows + 1,
                 "accumulation": 1,
                 "epochs": 1,
                 "learning_rate": 1e-4,
@@ -150,7 +154,7 @@ def _starter() -> dict[str, Any]:
     return json.loads((STARTER / "config.json").read_text())
 
 
-def _rows(model: Path, length: int, count: int) -> list[Any]:
+def _rows(model: Path, length: int, count: int, first: int = 0) -> list[Any]:
     """`count` rows of nearly `length` tokens, two thirds of them in the answer."""
     from gemma_lora import model as models
     from gemma_lora.records import Example, Message
@@ -169,7 +173,7 @@ def _rows(model: Path, length: int, count: int) -> list[Any]:
         words += 1
     return [
         Example(id=f"{number:016x}", messages=row(words), cluster=str(number), line=number + 2)
-        for number in range(count)
+        for number in range(first, first + count)
     ]
 
 

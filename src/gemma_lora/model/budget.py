@@ -32,6 +32,8 @@ class Lengths:
     shortest: int
     step: int
     """Most tokens that an optimiser step can have (on one process)."""
+    checked: int
+    """Of the rows with which the way of computing is proven before the first step."""
     supervised: float
     """Share that carries loss."""
 
@@ -92,7 +94,7 @@ def plan(
                 targets=config.lora.targets,
                 dropout=config.lora.dropout > 0,
                 checkpointing=checkpointing,
-                tokens=min(max(tokens, longest), max(lengths.step, longest)),
+                tokens=max(lengths.checked, min(max(tokens, longest), max(lengths.step, longest))),
                 longest=longest,
                 shortest=min(lengths.shortest, longest),
                 supervised=lengths.supervised,

@@ -246,6 +246,7 @@ def _budget(
             longest=int(rows.lengths.max()),
             shortest=int(rows.lengths.min()),
             step=int(np.sort(rows.lengths)[-per_step:].sum()),
+            checked=int(np.sort(rows.lengths)[:3].sum()),
             supervised=float(rows.supervised.sum() / rows.lengths.sum()),
         ),
         name=base.ref.name,

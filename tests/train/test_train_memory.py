@@ -1,0 +1,108 @@
+"""Memory is predicted within 15 %, and training is planned by it before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gemma_lora.config import Config
+from gemma_lora.errors import EnvironmentFault
+from gemma_lora.model.budget import Budget, Lengths, plan
+from gemma_lora.model.memory import Shape
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 2**30
+GEMMA_2B = Shape(18, 2048, 16_384, 8, 1, 256, 256_000, 2_506_172_416)
+GEMMA_7B = Shape(28, 3072, 24_576, 16, 16, 256, 256_000, 8_537_680_896)
+ROWS = Lengths(longest=512, shortest=40, step=8192, checked=130, supervised=0.6)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/status")
+
+
+def planned(
+    shape: Shape,
+    free: float,
+    *,
+    rows: Lengths = ROWS,
+    device: str = "cuda",
+    precision: str = "bf16",
+    share: int | None = None,
+    **train: object,
+) -> Budget:
+    return plan(
+        Config.model_validate({"train": train}),
+        shape,
+        rows,
+        name="Gemma",
+        device=device,
+        precision=precision,
+        free=int(free * GIB),
+        share=share,
+    )
+
+
+def test_less_memory_means_fewer_tokens_at_once_then_recomputation():
+    ways = [planned(GEMMA_2B, free) for free in (80, 16, 9, 7)]
+    assert (ways[0].tokens, ways[0].checkpointing) == (8192, False)
+    assert all(way.forecast.total <= way.free for way in ways)
+    kinds = [(way.checkpointing, -way.tokens) for way in ways]
+    assert kinds == sorted(kinds)
+    assert ways[-1].checkpointing
+    assert min(way.tokens for way in ways) >= ROWS.longest
+
+
+def test_cpu_asks_for_no_more_than_is_of_use():
+    assert planned(GEMMA_2B, 500, device="cpu", precision="fp32").tokens == 1024
+    longer = replace(ROWS, longest=3000)
+    assert planned(GEMMA_2B, 500, device="cpu", rows=longer).tokens == 3000
+    assert planned(GEMMA_2B, 500, share=700).tokens == 700
+
+
+def test_what_is_set_stays_with_a_warning_where_it_will_not_fit():
+    wide = planned(GEMMA_2B, 80, micro_batch_tokens=100, gradient_checkpointing=True)
+    assert (wide.tokens, wide.checkpointing, wide.warning) == (100, True, None)
+    tight = planned(GEMMA_2B, 7, micro_batch_tokens=4096, gradient_checkpointing=False)
+    assert (tight.tokens, tight.checkpointing) == (4096, False)
+    assert tight.warning is not None
+    assert "gradient checkpointing on it needs" in tight.warning
+
+
+def test_nothing_fits_is_an_error_that_says_what_would():
+    with pytest.raises(EnvironmentFault) as found:
+        planned(GEMMA_7B, 20, precision="fp32")
+    text = str(found.value) + str(found.value.details)
+    assert "Gemma in fp32 needs" in text
+    assert "Gemma in bf16 needs" in text
+    assert "--max-length 256" in text
+    assert "20.0 GiB are free" in text
+
+
+def measured(case: str, runs: int, folder: Path) -> list[tuple[str, float]]:
+    """Name and error of each case."""
+    out = folder / "planned.json"
+    subprocess.run(
+        [sys.executable, "-m", "bench.planned", "--runs", str(runs), "--out", str(out)]
+        + (["--only", case] if case else []),
+        check=True,
+        capture_output=True,
+        cwd=ROOT / "tools",
+    )
+    return [(name, row["error"]) for name, row in json.loads(out.read_text()).items()]
+
+
+@LINUX
+@pytest.mark.parametrize("case", ["wide-vocabulary", "small-gemma2", "small-gemma3"])
+def test_prediction_is_within_15_percent_on_small_models(case: str, tmp_path: Path):
+    assert all(abs(error) <= 0.15 for _, error in measured(case, 1, tmp_path))
+
+
+@LINUX
+@pytest.mark.full
+def test_prediction_is_within_15_percent_on_every_case(tmp_path: Path):
+    errors = measured("", 3, tmp_path)
+    assert len(errors) >= 12
+    assert [(name, error) for name, error in errors if abs(error) > 0.15] == []

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 
 .PHONY: quickstart test test-full check format lint types layers docs clean constraints \
-	bench bench-2b bench-switches profile bench-page
+	bench bench-2b bench-switches bench-memory profile bench-page
 
 # --- installed once, and again when what is to be installed changes
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -65,6 +65,9 @@ bench-2b: $(VENV)/installed-bench
 
 bench-switches: $(VENV)/installed-bench
 	$(RUN_BENCH) switches $(BENCH)
+
+bench-memory: $(VENV)/installed
+	PYTHONPATH=tools $(BIN)/python -m bench.planned $(BENCH)
 
 profile: $(VENV)/installed-bench
 	$(RUN_BENCH) profile $(BENCH)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,38 @@ def audit(config: Config, console: Console, *, out: Path | None = None) -> dict[
     _need_data(config)
     fmt = model.load_format(model.resolve(config.model.model))
     if out is None:
-        return auditing.audit(config, fmt, console)
+        return auditing.audit(config, fmt, console, outlook=_outlook(config))
     with claimed(config, out) as run_dir:
         claim(config, run_dir)
-        return auditing.prepare(config, fmt, run_dir, console)
+        return auditing.prepare(config, fmt, run_dir, console, outlook=_outlook(config))
+
+
+def _outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
+    """What training will take of memory, from tokens and tokens with loss of each row."""
+    from gemma_lora import model
+    from gemma_lora.model.budget import Lengths, plan
+
+    def outlook(lengths: Any, supervised: Any) -> dict[str, Any]:
+        facts = model.check_access(model.resolve(config.model.model))
+        device = str(model.decide_device(config.model))
+        precision = str(model.decide_precision(config.model, device, facts))
+        per_step = config.train.batch * config.train.accumulation
+        how = {"device": device, "precision": precision}
+        try:
+            budget = plan(
+                config,
+                facts.shape,
+                Lengths.of(lengths, supervised, per_step=per_step),
+                name=facts.ref.name,
+                free=model.free_memory(device),
+                device=device,
+                precision=precision,
+            )
+        except EnvironmentFault as fault:  # training itself stops with it
+            return {**how, "fits": False, "problem": str(fault).splitlines()[0]}
+        return {**how, "fits": budget.warning is None, "problem": budget.warning, **budget.facts()}
+
+    return outlook
 
 
 def require(verdict: Mapping[str, Any], wanted: str | None) -> None:
@@ -275,7 +303,7 @@ def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[st
 
     def work() -> None:
         fmt = model.load_format(model.resolve(config.model.model))
-        auditing.prepare(config, fmt, run_dir, console)
+        auditing.prepare(config, fmt, run_dir, console, outlook=_outlook(config))
 
     inputs = {
         "data": digest(identity(config)["data"]),

@@ -8,11 +8,13 @@ nothing), tokens/ for training and audit.json. Whatever is dropped is counted wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from gemma_lora.audit.facts import (
     answer_facts,
@@ -62,11 +64,22 @@ class _File:
     measured: Measured
 
 
-def prepare(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> dict[str, Any]:
+Outlook = Callable[[NDArray[Any], NDArray[Any]], dict[str, Any]]
+"""Memory that training will take, from tokens and tokens with loss of each row."""
+
+
+def prepare(
+    config: Config,
+    fmt: PromptFormat,
+    run: RunDir,
+    console: Console,
+    *,
+    outlook: Outlook | None = None,
+) -> dict[str, Any]:
     """Write the split, its tokens and audit.json of `run`; returns the content of audit.json."""
     store = TokenStore(run.tokens)
     try:
-        facts, split = _examine(config, fmt, console, store=store)
+        facts, split = _examine(config, fmt, console, store=store, outlook=outlook)
         files = {
             "train": run.train_rows,
             "validation": run.validation_rows,
@@ -89,12 +102,14 @@ def prepare(config: Config, fmt: PromptFormat, run: RunDir, console: Console) ->
     return facts
 
 
-def audit(config: Config, fmt: PromptFormat, console: Console) -> dict[str, Any]:
+def audit(
+    config: Config, fmt: PromptFormat, console: Console, *, outlook: Outlook | None = None
+) -> dict[str, Any]:
     """The facts that `prepare` writes to audit.json, without a run folder.
 
     What was recognised is not told on the way, since `show` prints it.
     """
-    return _examine(config, fmt, console, tell=False)[0]
+    return _examine(config, fmt, console, tell=False, outlook=outlook)[0]
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,7 @@ def _examine(
     *,
     tell: bool = True,
     store: TokenStore | None = None,
+    outlook: Outlook | None = None,
 ) -> tuple[dict[str, Any], _Split]:
     before = len(console.warnings)
     data = _read(_path(config), config, fmt, console, tell, store)
@@ -160,6 +176,8 @@ def _examine(
     sides.extend("test" for _ in range(len(test_rows)))
     split = _Split(own, test_rows, questions.clusters, sides)
     facts = _facts(config, fmt, data, test, questions, sides, console)
+    measured = data.measured
+    facts["memory"] = outlook(measured.lengths, measured.supervised) if outlook else None
     facts["warnings"] = console.warnings[before:]
     return facts, split
 

@@ -90,7 +90,7 @@ def show(audit: Mapping[str, Any], stream: TextIO, colour: bool) -> None:
     top[0].stylize("bold")
     if audit["test_file"]:
         top += [Text(line) for line in recognised_lines(audit["test_file"])[:4]]
-    tail = [*_rows(audit), *_duplicates(audit), *_split(audit), *_tokens(audit)]
+    tail = [*_rows(audit), *_duplicates(audit), *_split(audit), *_tokens(audit), *_memory(audit)]
     lines = [*top, Text(""), *tail, Text(""), *_rendered(audit), *_warnings(audit)]
     for line in lines:
         screen.print(line, overflow="fold", no_wrap=False)
@@ -178,6 +178,23 @@ def _tokens(audit: Mapping[str, Any]) -> list[Text]:
         span = f"{bar['from']} to {bar['to']}"
         lines.append(Text(f"{span:>16}  ").append(block, "cyan").append(f" {bar['rows']:,}"))
     return lines
+
+
+def _memory(audit: Mapping[str, Any]) -> list[Text]:
+    plan = audit.get("memory")
+    if not plan:
+        return []
+    if "predicted_bytes" not in plan:
+        return [Text(f"memory    {plan['problem']}", "yellow")]
+    recomputed = "on" if plan["gradient_checkpointing"] else "off"
+    return [
+        Text(
+            f"memory    {plan['predicted_bytes'] / 2**30:.1f} GiB to train ({plan['device']}, "
+            f"{plan['precision']}): {plan['micro_batch_tokens']} tokens at once, checkpointing "
+            f"{recomputed}",
+            "" if plan["fits"] else "yellow",
+        )
+    ]
 
 
 def _rendered(audit: Mapping[str, Any]) -> list[Text]:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gemma_lora.config import Config
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model.memory import BYTES, Forecast, Load, Shape, forecast
@@ -37,6 +40,18 @@ class Lengths:
     supervised: float
     """Share that carries loss."""
 
+    @staticmethod
+    def of(lengths: NDArray[Any], supervised: NDArray[Any], *, per_step: int) -> Lengths:
+        """From the tokens of each row, those of them with loss, and the rows of a step."""
+        ordered = np.sort(lengths)
+        return Lengths(
+            longest=int(ordered[-1]),
+            shortest=int(ordered[0]),
+            step=int(ordered[-per_step:].sum()),
+            checked=int(ordered[:3].sum()),
+            supervised=float(supervised.sum() / ordered.sum()),
+        )
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -56,13 +71,12 @@ class Budget:
         )
 
     def facts(self) -> dict[str, Any]:
-        """As audit.json and training.json have it."""
+        """As audit.json has it; what is free now is no fact of the data."""
         return {
             "micro_batch_tokens": self.tokens,
             "gradient_checkpointing": self.checkpointing,
             "predicted_bytes": self.forecast.total,
             "predicted_parts": self.forecast.parts,
-            "free_bytes": self.free,
         }
 
 

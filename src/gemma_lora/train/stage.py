@@ -242,13 +242,7 @@ def _budget(
     return plan(
         config,
         base.facts.shape,
-        Lengths(
-            longest=int(rows.lengths.max()),
-            shortest=int(rows.lengths.min()),
-            step=int(np.sort(rows.lengths)[-per_step:].sum()),
-            checked=int(np.sort(rows.lengths)[:3].sum()),
-            supervised=float(rows.supervised.sum() / rows.lengths.sum()),
-        ),
+        Lengths.of(rows.lengths, rows.supervised, per_step=per_step),
         name=base.ref.name,
         device=device,
         precision=precision,

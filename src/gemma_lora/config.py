@@ -149,7 +149,7 @@ class TrainConfig(_Section):
     max_length: Annotated[int, Field(ge=16)] = 1024
     """Longest row in tokens, template included."""
     gradient_checkpointing: AutoBool = None
-    """Recompute activations to save memory. auto: on a GPU from 1 billion parameters, else off."""
+    """Recompute activations to save memory. auto: only where the memory does not suffice without."""
     eval_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto)] = None
     """Steps between two validations (and checkpoints). auto: four an epoch."""
     patience: Annotated[int, Field(ge=0)] = 3

@@ -83,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted(130, "interrupted", as_json)
     except SystemExit as stop:  # argparse after --help; SIGTERM, here or at a training step
         code = stop.code if isinstance(stop.code, int) else 0
-        return _interrupted(code, "terminated", as_json) if code == SIGTERM_CODE else code
+        word = (
+            "terminated" if here.size == 1 else "terminated (or another process ended: see above)"
+        )
+        return _interrupted(code, word, as_json) if code == SIGTERM_CODE else code
     except BrokenPipeError:  # the reader of stdout went away, e.g. `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - flushed at exit
         return 0

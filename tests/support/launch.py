@@ -27,7 +27,7 @@ class Ended:
 
 
 def launched(
-    count: int, work: Callable[[int], object], folder: Path, *, patience: float = 30.0
+    count: int, work: Callable[[int], object], folder: Path, *, patience: float = 60.0
 ) -> list[Ended]:
     """`work(rank)` in `count` processes that can meet; how each of them ended.
 
@@ -40,7 +40,7 @@ def launched(
     streams = [folder / f"rank-{rank}.err" for rank in range(count)]
     pids = [_fork(rank, count, port, work, streams[rank]) for rank in range(count)]
     codes: dict[int, int] = {}
-    end = time.monotonic() + 60
+    end = time.monotonic() + 150
     while len(codes) < count:
         late = time.monotonic() > end
         for rank, pid in enumerate(pids):

@@ -267,7 +267,11 @@ class StepTrainer(Trainer):
 
     def _agree(self, *numbers: float) -> list[list[float]]:
         """Each of the numbers of every process, and on the way: whether one was told to stop."""
-        every = self._world.gather(float(self._interrupts.pending or 0), *numbers)
+        try:
+            every = self._world.gather(float(self._interrupts.pending or 0), *numbers)
+        except EnvironmentFault:
+            self._save_before_failing()
+            raise
         signals, *rest = ([row[n] for row in every] for n in range(1 + len(numbers)))
         if self._world.size > 1 and not self._agreed_stop:
             self._agreed_stop = int(next(filter(None, signals), 0))

@@ -217,6 +217,22 @@ def test_checkpoints_of_other_inputs_are_not_gone_on_from(killed_copy, tiny_fold
     assert "training starts over: training rows changed" in text_of(console)
 
 
+@pytest.mark.parametrize("name", ["decisions", "journal"])
+def test_checkpoints_of_another_version_are_not_gone_on_from(killed_copy, uninterrupted, name):
+    """Its state has other entries: told, and trained from the start instead of a crash."""
+    honest = checkpoints.newest
+
+    def older(root, console):
+        found = honest(root, console)
+        found.state[name]["formerly"] = 1
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "newest", older)
+        told = finish(killed_copy, uninterrupted)
+    assert f"training starts over: what gemma-lora keeps as {name} changed" in told
+
+
 def test_a_full_disk_leaves_the_older_checkpoints(uninterrupted, tmp_path):
     run = make_run(tmp_path / "run", train=18)
     honest, calls = checkpoints._write, []

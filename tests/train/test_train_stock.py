@@ -129,7 +129,10 @@ def stock(folder: Path, at: Path, rows, *, seed: int, dropout: float) -> list[fl
     return found
 
 
-@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize(
+    "family",
+    ["gemma", *(pytest.param(f, marks=pytest.mark.full) for f in ("gemma2", "gemma3_text"))],
+)
 def test_without_dropout_every_loss_is_the_stock_trainers(family, tiny_folder, tmp_path, rows):
     folder = tiny_folder(family)
     found = ours(folder, tmp_path, seed=0, dropout=0.0)

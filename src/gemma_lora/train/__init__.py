@@ -1,6 +1,7 @@
 """Training: from the split's rows to a LoRA adapter, resumable at every moment.
 
-Read in this order: `stage` (the stage as a whole), `batches` (what a step is), `loss`, `trainer`
+Read in this order: `stage` (the stage as a whole), `plan` and `packing` (what a step is), `loss`,
+`path`, `attention`, `fused` and `masks` (how it is computed), `trainer`
 (the one subclass of transformers.Trainer), `state` and `checkpoint`, then the small ones:
 `decisions`, `processes`, `progress`, `interrupts`, `outcome`, `card`, `adapter`.
 """

@@ -5,7 +5,7 @@ through the output layer, a chunk at a time, and where that layer is frozen the 
 the same pass: logits of a whole batch (256,000 columns for Gemma) never exist. The cross-entropy is
 taken in fp32, after the family's final soft-capping (Gemma 2). Callers divide by the supervised
 tokens of the whole optimiser step, or of the whole validation set.
-`check_training_path` compares all this with the model's own plain forward pass.
+`plain_nll_sum` is the model's own plain forward pass, which `path.choose` compares all this with.
 """
 
 from __future__ import annotations

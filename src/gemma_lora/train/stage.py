@@ -15,7 +15,7 @@ import pathlib
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import datasets
@@ -396,6 +396,9 @@ def _resumable(run: RunDir, identity: dict[str, str], console: Console) -> Check
         return None
     saved: dict[str, str] = found.state["identity"]
     changed = [key for key in identity if saved.get(key) != identity[key]]
+    for kind, name in ((Decisions, "decisions"), (Journal, "journal")):
+        if found.state[name].keys() != {entry.name for entry in fields(kind)}:
+            changed.append(f"what gemma-lora keeps as {name}")  # by another version
     if changed:
         console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
         checkpoints.clear(run.checkpoints)

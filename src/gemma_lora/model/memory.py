@@ -2,8 +2,7 @@
 
 `forecast` adds up what `train/fused.py`, `train/attention.py` and `train/loss.py` keep and work with;
 `Shape` holds the sizes it needs. Every term names what it stands for; docs/training.md has the table of
-predictions and measurements. `return_freed_blocks` makes the C library give memory back, without which
-its peak is a fifth above what is in use. Imports no torch; reads and writes no file.
+predictions and measurements. `return_freed_blocks` makes the C library give free memory back. Imports no torch; reads and writes no file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ SURROUNDINGS = {"cpu": 64 * 2**20, "cuda": 2**30}
 """CPU: code that torch and PEFT load at first use, compiled kernels, and small blocks that the C
 library keeps (measured on models of 20 million parameters: 55 to 90 MiB). CUDA, not measured: context
 and the allocator's gaps."""
-_MMAP_THRESHOLD, _FROM_BYTES = -3, 2**20
+HOLES = {"cpu": 1.3, "cuda": 1.0}
+"""What the heap holds for each byte of a step's buffers in use (measured; CUDA: in SURROUNDINGS)."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,10 @@ def forecast(shape: Shape, load: Load) -> Forecast:
     ends = (2 * load.tokens + 2 * _answers(load)) * shape.hidden * size  # last norm; head's input
     step = {
         "adapter": 16 * trained,  # fp32 weight, gradient, two moments
-        "activations": activations + ends,
-        "working": max(_head(shape, load), _backward(shape, load, size)),
+        "activations": round(HOLES[_place(load)] * (activations + ends)),
+        "working": round(
+            HOLES[_place(load)] * max(_head(shape, load), _backward(shape, load, size))
+        ),
     }
     # the file's pages count until all numbers are converted
     converted = shape.parameters * shape.stored_bytes if size != shape.stored_bytes else 0
@@ -225,15 +227,13 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
 
 
 def return_freed_blocks() -> None:
-    """Have blocks from 1 MiB on mapped singly, so that freeing one gives its memory back at once.
+    """Give memory that is free inside this process back to the system, on Linux with glibc.
 
-    glibc raises that limit to 32 MiB by itself as soon as large blocks are freed; from then on buffers
-    of activations are cut from one heap, whose holes cost a fifth of the peak. Also gives back what is
-    free now. Other systems' C libraries are left as they are.
+    Mapping large blocks singly (mallopt) would keep the heap without holes, a quarter less at the peak,
+    but each block's pages would be new and zeroed every time: 30 % more CPU time a step. Tried, dropped.
     """
     if not sys.platform.startswith("linux"):
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
-        library.mallopt(_MMAP_THRESHOLD, _FROM_BYTES)
+    if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)

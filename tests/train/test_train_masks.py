@@ -12,7 +12,7 @@ SIZE = torch.Size((400, 257))
 
 def drawn(masks: Masks, place=None, *, step=0, micro=0, size=SIZE, kind=torch.float32):
     masks.at(step, micro)
-    return (place or masks.place())(torch.zeros(size, dtype=kind))
+    return (place or masks.place()).drop_(torch.ones(size, dtype=kind)) * masks.scale
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.9])
@@ -30,12 +30,25 @@ def test_the_share_of_zeros_is_the_rate_and_the_mean_is_kept(rate):
         assert float((shares - rate).abs().max()) < edge
 
 
-def test_the_scale_fits_the_rate_that_is_really_drawn():
-    for rate in (0.05, 1 / 3, 0.1234567):
-        masks = Masks(rate, 0)
-        kept = 1 - round(rate * 65536) / 65536
-        assert masks.scale * kept == pytest.approx(1, rel=1e-12)
-        assert abs(kept - (1 - rate)) <= 1 / 131072
+def test_the_distances_between_dropped_numbers_are_geometric():
+    """As for independent draws: also one after the other, also the first and across rows."""
+    for rate in (0.05, 0.3):
+        mask = drawn(Masks(rate, 0), size=torch.Size((1000, 1000))).flatten()
+        gaps = (mask == 0).nonzero().flatten().diff(prepend=torch.tensor([-1]))
+        count = len(gaps)
+        for gap in range(1, 6):
+            share = rate * (1 - rate) ** (gap - 1)
+            edge = 5 * (share * (1 - share) / count) ** 0.5
+            assert float((gaps == gap).float().mean()) == pytest.approx(share, abs=edge)
+    firsts = [int(drawn(Masks(0.3, seed), size=(64,)).eq(0).nonzero()[0]) for seed in range(2000)]
+    assert firsts.count(0) == pytest.approx(600, abs=5 * (2000 * 0.3 * 0.7) ** 0.5)
+
+
+def test_more_is_drawn_where_the_estimate_falls_short(monkeypatch):
+    monkeypatch.setattr("gemma_lora.train.masks.math.sqrt", lambda count: -count / 8)  # a quarter
+    mask = drawn(Masks(0.5, 0), size=torch.Size((20, 5000)))
+    edge = 5 * 0.5 / 5000**0.5
+    assert float(((mask == 0).float().mean(1) - 0.5).abs().max()) < edge
 
 
 def test_the_same_key_gives_the_same_mask_whatever_was_drawn_before():

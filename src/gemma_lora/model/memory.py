@@ -2,7 +2,8 @@
 
 `forecast` adds up what `train/fused.py`, `train/attention.py` and `train/loss.py` keep and work with;
 `Shape` holds the sizes it needs. Every term names what it stands for; docs/training.md has the table of
-predictions and measurements. `return_freed_blocks` makes the C library give free memory back. Imports no torch; reads and writes no file.
+predictions and measurements. `reuse_freed_blocks` and `return_freed_blocks` tell the C library what to do with
+free memory. Imports no torch; reads and writes no file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CHUNK_BYTES", "Forecast", "Load", "Shape", "forecast", "return_freed_blocks"]
+__all__ = [
+    "CHUNK_BYTES",
+    "Forecast",
+    "Load",
+    "Shape",
+    "forecast",
+    "return_freed_blocks",
+    "reuse_freed_blocks",
+]
 
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
 """Most of one chunk's fp32 logits in the loss. Two such buffers exist at a time, three where a final
@@ -233,14 +242,32 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
     return most
 
 
-def return_freed_blocks() -> None:
-    """Give memory that is free inside this process back to the system, on Linux with glibc.
+def reuse_freed_blocks() -> None:
+    """Let the C library keep what is freed from now on for the next block, on Linux with glibc.
 
-    Mapping large blocks singly (mallopt) would keep the heap without holes, a quarter less at the peak,
-    but each block's pages would be new and zeroed every time: 30 % more CPU time a step. Tried, dropped.
+    By itself it gives blocks of some MiB back to the system again and again, and each new page is zeroed
+    and mapped anew: up to a tenth of a step (docs/training.md). The opposite, mapping all large blocks
+    singly, leaves the heap without holes but costs 30 % more CPU time a step: tried, dropped.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
+    library = _c_library()
+    if library is not None:
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
+def return_freed_blocks() -> None:
+    """Give memory that is free inside this process back to the system, on Linux with glibc."""
+    library = _c_library()
+    if library is not None:
         library.malloc_trim(0)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""As in glibc's malloc.h."""
+
+
+def _c_library() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "malloc_trim") else None

@@ -67,13 +67,15 @@ class _Projection:
         self.scale = float(layer.scaling[name])
         self.layer, self.place = layer, place
 
-    def mask(self) -> Place | None:
-        return self.place if self.layer.training else None
+    @property
+    def rest(self) -> tuple[Tensor, Tensor, Tensor, float, Place | None]:
+        """Weight, A, B, scale and dropout, as the functions below take them."""
+        place = self.place if self.layer.training else None
+        scale = self.scale if place is None else self.scale * place.scale
+        return self.weight, self.a, self.b, scale, place
 
     def __call__(self, x: Tensor) -> Tensor:
-        return cast(
-            Tensor, _LoraLinear.apply(x, self.weight, self.a, self.b, self.scale, self.mask())
-        )
+        return cast(Tensor, _LoraLinear.apply(x, *self.rest))
 
 
 def _update(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -94,12 +96,13 @@ def _gradients(
 
 
 def _input_gradient(
-    dy: Tensor, outer: Tensor, weight: Tensor, a: Tensor, mask: Tensor | None
+    dy: Tensor, outer: Tensor, weight: Tensor, a: Tensor, place: Place | None, room: Tensor | None
 ) -> Tensor:
+    """dy W + drop(outer A); `room` is memory of the result's size that may be overwritten."""
     dx = linear(dy, weight.t())
-    if mask is None:
+    if place is None or room is None:
         return dx.addmm_(outer, a.to(dx.dtype))
-    return dx.add_((outer @ a.to(dx.dtype)).mul_(mask))
+    return dx.add_(place.drop_(torch.mm(outer, a.to(dx.dtype), out=room)))
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -117,7 +120,7 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         y = linear(flat, weight)
-        inner = _update(y, flat if place is None else flat * place(flat), a, b, scale)
+        inner = _update(y, flat if place is None else place.drop_(flat.clone()), a, b, scale)
         ctx.save_for_backward(flat, weight, a, b, inner)
         ctx.scale, ctx.place, ctx.shape, ctx.kind = scale, place, x.shape, x.dtype
         return y.view(*x.shape[:-1], -1)
@@ -126,12 +129,12 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         flat, weight, a, b, inner = ctx.saved_tensors
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        mask = None if ctx.place is None else ctx.place(flat)
-        dropped = flat if mask is None else flat * mask
-        outer, da, db = _gradients(dy, inner, dropped, b, ctx.scale)
+        own = None if ctx.place is None else ctx.place.drop_(flat.clone())
+        outer, da, db = _gradients(dy, inner, flat if own is None else own, b, ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:  # not for the first layer: embeddings are frozen
-            dx = _input_gradient(dy, outer, weight, a, mask).view(ctx.shape).to(ctx.kind)
+            dx = _input_gradient(dy, outer, weight, a, ctx.place, own)
+            dx = dx.view(ctx.shape).to(ctx.kind)
         return dx, None, da, db, None, None
 
 
@@ -152,9 +155,7 @@ class _GatedDown(torch.autograd.Function):
         gate_flat, up_flat = (x.reshape(-1, x.shape[-1]) for x in (gate, up))
         hidden = functional.gelu(gate_flat, approximate="tanh").mul_(up_flat)
         y = linear(hidden, weight)
-        if place is not None:
-            hidden *= place(hidden)
-        inner = _update(y, hidden, a, b, scale)
+        inner = _update(y, hidden if place is None else place.drop_(hidden), a, b, scale)
         ctx.save_for_backward(gate_flat, up_flat, weight, a, b, inner)
         ctx.scale, ctx.place, ctx.shape = scale, place, gate.shape
         return y.view(*gate.shape[:-1], -1)
@@ -165,12 +166,11 @@ class _GatedDown(torch.autograd.Function):
         dy = grads[0].reshape(-1, grads[0].shape[-1])
         active = functional.gelu(gate, approximate="tanh")
         hidden = active * up
-        mask = None if ctx.place is None else ctx.place(hidden)
-        if mask is not None:
-            hidden *= mask
+        if ctx.place is not None:
+            ctx.place.drop_(hidden)
         outer, da, db = _gradients(dy, inner, hidden, b, ctx.scale)
+        dh = _input_gradient(dy, outer, weight, a, ctx.place, hidden)
         del hidden
-        dh = _input_gradient(dy, outer, weight, a, mask)
         dup = active.mul_(dh)
         dgate = torch.ops.aten.gelu_backward(dh.mul_(up), gate, approximate="tanh")
         return dgate.view(ctx.shape), dup.view(ctx.shape), None, da, db, None, None
@@ -275,10 +275,7 @@ def _mlp(parent: nn.Module, down: _Projection) -> Callable[[Tensor], Tensor]:
     gate, up = cast(nn.Module, parent.gate_proj), cast(nn.Module, parent.up_proj)
 
     def forward(x: Tensor) -> Tensor:
-        return cast(
-            Tensor,
-            _GatedDown.apply(gate(x), up(x), down.weight, down.a, down.b, down.scale, down.mask()),
-        )
+        return cast(Tensor, _GatedDown.apply(gate(x), up(x), *down.rest))
 
     return forward
 

@@ -93,17 +93,17 @@ class _FrozenHead(torch.autograd.Function):
             slope = 1 - logits.square() if cap is not None and gradient is not None else None
             if cap is not None:
                 logits.mul_(cap)
-            logs = torch.log_softmax(logits, dim=1)
+            # -log softmax[wanted] by way of the largest, whose share never underflows
+            top, right = logits.amax(dim=1), logits.gather(1, wanted)[:, 0]
+            change = torch.softmax(logits, dim=1)
             del logits
-            total -= logs.gather(1, wanted).sum()
+            total += (top - change.amax(dim=1).log_() - right).sum()
             if gradient is not None:
-                change = logs.exp_()  # softmax - one-hot
                 change.scatter_add_(1, wanted, change.new_full((1, 1), -1.0).expand_as(wanted))
                 if slope is not None:
                     change *= slope
                 gradient[start : start + size] = linear(change.to(weight.dtype), weight.t())
-                del change
-            del logs  # else a third buffer stands beside the next chunk's two
+            del change  # else a third buffer stands beside the next chunk's two
         ctx.save_for_backward(gradient)
         return total
 

@@ -1,12 +1,15 @@
-"""Dropout masks that are a function of (seed, step, micro-batch, place), not of what came before.
+"""Dropout as a function of (seed, step, micro-batch, place), not of what came before.
 
-So a resumed run, a repeated step, a recomputed activation and another process draw the same mask
-without any state being saved. On a CPU the bits come from NumPy's SFC64 (20 times as fast as
-`torch.bernoulli`, see docs/training.md), elsewhere from the device's own counter-based generator.
-Reads and writes no file.
+So a resumed run, a repeated step, a recomputed activation and another process drop the same numbers
+without any state being saved. On a CPU only the places of the dropped numbers are drawn: the gaps
+between them are geometric, so a rate of 0.05 takes a twentieth of the random numbers and of the
+writes that a mask takes (docs/training.md has the figures). Elsewhere a mask comes from the device's
+own counter-based generator. Reads and writes no file.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -16,12 +19,13 @@ __all__ = ["Masks", "Place"]
 
 
 class Masks:
-    """All masks of a training; `at` says which step and micro-batch they are drawn for."""
+    """All dropout of a training; `at` says which step and micro-batch it is drawn for."""
 
     def __init__(self, rate: float, seed: int) -> None:
-        """`rate`: share of numbers that become zero. It is rounded to 1/65536 (and the scale with it)."""
-        self._drop = round(rate * 65536)
-        self.scale = 65536 / (65536 - self._drop)
+        """`rate`: share of numbers that become zero, above 0 and below 1."""
+        self.rate = rate
+        self.scale = 1 / (1 - rate)
+        """What the kept numbers are to be multiplied with; `Place.drop_` leaves that to its caller."""
         self._seed, self._now = seed, (0, 0)
         self._places = 0
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -34,36 +38,42 @@ class Masks:
         self._places += 1
         return Place(self, self._places)
 
-    def draw(
-        self, place: int, shape: torch.Size, device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
-        """`scale` where a number is kept, 0 where it is dropped."""
+    def drop_(self, place: int, x: Tensor) -> Tensor:
         key = (self._seed, *self._now, place)
-        if device.type != "cpu":
-            return self._on_device(key, shape, device, dtype)
-        count = shape.numel()
-        raw = np.random.SFC64(key).random_raw(-(-count // 4)).view(np.int16)[:count]
-        kept = torch.from_numpy(raw).view(shape) >= self._drop - 32768
-        return kept.to(dtype).mul_(self.scale)
-
-    def _on_device(
-        self, key: tuple[int, ...], shape: torch.Size, device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device)
-        generator = self._generators[device]
+        if x.device.type == "cpu":
+            x.view(-1).index_fill_(0, self._dropped(key, x.numel()), 0)
+            return x
+        if x.device not in self._generators:
+            self._generators[x.device] = torch.Generator(x.device)
+        generator = self._generators[x.device]
         generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-        keep = 1 - self._drop / 65536
-        mask = torch.empty(shape, device=device, dtype=dtype)
-        return mask.bernoulli_(keep, generator=generator).mul_(self.scale)
+        return x.mul_(torch.empty_like(x).bernoulli_(1 - self.rate, generator=generator))
+
+    def _dropped(self, key: tuple[int, ...], count: int) -> Tensor:
+        """Which of `count` numbers are dropped, each with probability `rate`, independently.
+
+        The distance from one to the next is geometric: 1 + floor(log(u) / log(1 - rate)), u uniform
+        (Devroye, Non-Uniform Random Variate Generation, 1986, X.2).
+        """
+        generator = np.random.Generator(np.random.SFC64(key))
+        expected = count * self.rate
+        found = torch.empty(0, dtype=torch.int64)
+        last = -1
+        while last < count:  # once, but for one time in 10^9
+            uniform = generator.random(int(expected + 6 * math.sqrt(expected)) + 16)
+            gaps = torch.from_numpy(1 - uniform).log_().div_(math.log1p(-self.rate)).long().add_(1)
+            found = torch.cat([found, gaps.cumsum_(0).add_(last)])
+            last = int(found[-1])
+        return found[: int(torch.searchsorted(found, count))]
 
 
 class Place:
-    """Where a mask is applied: projections that read the same input may share one."""
+    """Where numbers are dropped: projections that read the same input may share one."""
 
     def __init__(self, masks: Masks, number: int) -> None:
         self._masks, self._number = masks, number
+        self.scale = masks.scale
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The mask for `x`; the same for every call in one micro-batch."""
-        return self._masks.draw(self._number, x.shape, x.device, x.dtype)
+    def drop_(self, x: Tensor) -> Tensor:
+        """Zeros into contiguous `x`; the same for every call in one micro-batch. Returns `x`."""
+        return self._masks.drop_(self._number, x)

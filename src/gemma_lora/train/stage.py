@@ -32,7 +32,7 @@ from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.launcher import launch
 from gemma_lora.model.budget import Budget, Lengths, plan
 from gemma_lora.model.families import family_of
-from gemma_lora.model.memory import return_freed_blocks
+from gemma_lora.model.memory import return_freed_blocks, reuse_freed_blocks
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
 from gemma_lora.train import checkpoint as checkpoints
@@ -185,6 +185,7 @@ def _trained(job: _Job, world: World, console: Console) -> tuple[PeftModel, Jour
     if path is None:  # proven here too, on this process's device
         _choose_path(model, job.data, job.base, decided, console)
     return_freed_blocks()  # those of the check are smaller than training's, which has no use for them
+    reuse_freed_blocks()
     console.note(
         f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
         f"up to {disk / 2**20:,.0f} MiB on the disk"

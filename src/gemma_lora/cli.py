@@ -170,19 +170,24 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(SIGTERM_CODE)
 
 
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a closed connection is a page of C++ frames
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # waiting threads soon sleep: long spinning takes busy cores away from those that work
+    "GOMP_SPINCOUNT": "3000",
+    "OPENBLAS_THREAD_TIMEOUT": "10",  # 2^10 cycles; by itself 2^26, 0.03 s after every product
+}
+"""What the libraries are told where the user has not said otherwise; read when they are imported."""
+
+
 def _calm_libraries(debug: bool) -> None:
     """No telemetry, no foreign progress bars and warnings; what matters is said by our own console."""
     if not debug:  # Python warnings speak to those who write programs; ours go through the console
         warnings.simplefilter("ignore")
-    for name, value in {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a closed connection is a page of C++ frames
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        # waiting threads soon sleep: long spinning takes busy cores away from those that work
-        "GOMP_SPINCOUNT": "3000",
-    }.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 

@@ -18,6 +18,7 @@ from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.masks import Masks
 from gemma_lora.train.plan import StepPlan
+from gemma_lora.train.products import Buffers
 from gemma_lora.train.progress import Progress
 from gemma_lora.train.state import trainable
 from support.tiny import FAMILIES, save_tiny
@@ -125,6 +126,7 @@ def trainer_for(
         plan=plan,
         rows=rows,
         masks=masks,
+        buffers=Buffers(),
         validation=(),
         decided=decided,
         patience=0,

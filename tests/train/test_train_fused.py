@@ -24,10 +24,11 @@ from torch.nn import functional
 from gemma_lora import model as models
 from gemma_lora.data.tokens import tokenise
 from gemma_lora.prompt import PromptFormat
-from gemma_lora.train.fused import installed, linear
+from gemma_lora.train.fused import installed
 from gemma_lora.train.loss import causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.packing import collate
 from gemma_lora.train.path import PATHS
+from gemma_lora.train.products import linear
 from gemma_lora.train.state import trainable
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "gemma3")
@@ -76,7 +77,7 @@ def test_any_choice_of_layers_gives_pefts_gradients(family, targets, tiny_folder
     model = peft_model(tiny_folder(family), targets=targets).train()
     loss, expected = taken(model, plain_nll_sum(model, batch))
     assert len(expected) == 2 * 2 * len(targets)
-    with packed(model) as (_, left):
+    with packed(model) as (_, left, *_):
         assert not left
         assert all("forward" in vars(layer) for layer in lora_layers(model).values())
         found, ours = taken(model, nll_sum(model, batch))
@@ -161,7 +162,7 @@ def test_with_dropout_gradients_are_autograds_for_the_same_masks(family, shared,
     model = peft_model(model_folder(tmp_path, family), dropout=0.3).train()
     _, without = taken(model, plain_nll_sum(model.eval(), batch))
     model.train()
-    with packed(model, dropout=0.3, shared=shared) as (masks, _):
+    with packed(model, dropout=0.3, shared=shared) as (masks, *_):
         masks.at(4, 1)
         loss, ours = taken(model, nll_sum(model, batch))
         with written_out(model):
@@ -175,7 +176,7 @@ def test_with_dropout_gradients_are_autograds_for_the_same_masks(family, shared,
 def test_the_gradient_is_the_slope_of_the_loss_with_dropout(tiny_folder, batch):
     """Finite differences along the gradient: forward and backward draw the same masks."""
     model = peft_model(tiny_folder("gemma"), dropout=0.3).train()
-    with packed(model, dropout=0.3) as (masks, _):
+    with packed(model, dropout=0.3) as (masks, *_):
         masks.at(2, 0)
         _, found = taken(model, nll_sum(model, batch))
         length = sum(float(g.square().sum()) for g in found.values()) ** 0.5
@@ -193,7 +194,7 @@ def test_the_gradient_is_the_slope_of_the_loss_with_dropout(tiny_folder, batch):
 def test_recomputed_activations_give_the_same_gradients_with_dropout(family, tmp_path, batch):
     model = peft_model(model_folder(tmp_path, family), dropout=0.3).train()
     found = []
-    with packed(model, dropout=0.3) as (masks, _):
+    with packed(model, dropout=0.3) as (masks, *_):
         for checkpointing in (False, True):
             if checkpointing:
                 causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
@@ -258,7 +259,7 @@ def test_layers_that_are_not_plain_lora_are_left_to_peft_and_counted(settings, t
     else:
         model = special_model(tiny_folder("gemma"), **settings)
     loss, expected = taken(model, plain_nll_sum(model, batch))
-    with packed(model) as (_, left):
+    with packed(model) as (_, left, *_):
         assert (
             sorted(name.rpartition(".")[2] for name in left) == ["down_proj"] * 2 + ["q_proj"] * 2
         )
@@ -277,7 +278,7 @@ def test_adapted_layers_outside_of_attention_and_mlp_are_counted_too(tiny_folder
     )
     model = disturb(peft.get_peft_model(base, recipe)).train()
     loss, expected = taken(model, plain_nll_sum(model, batch))
-    with packed(model) as (_, left):
+    with packed(model) as (_, left, *_):
         assert [name.rpartition(".")[2] for name in left] == ["lm_head"]
         found, ours = taken(model, nll_sum(model, batch))
     assert found == pytest.approx(loss, rel=1e-5)

@@ -64,7 +64,7 @@ def test_the_step_is_repeated_exactly_in_smaller_parts(
     error, tiny_folder, rows, tmp_path, monkeypatch
 ):
     model = peft_model(tiny_folder("gemma"), dropout=0.2)
-    with PATHS["packed"].active(model, dropout=0.2, seed=0, shared=True) as (masks, _):
+    with PATHS["packed"].active(model, dropout=0.2, seed=0, shared=True) as (masks, *_):
         trainer, plan = trainer_for(model, rows, tmp_path, budget=70, masks=masks)
         expected_loss = float(trainer.training_step(model, plan[2]))
         expected = gradients(model)

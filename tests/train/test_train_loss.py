@@ -154,7 +154,7 @@ def test_every_micro_batch_of_every_step_has_dropout_of_its_own(
         return found[-1]
 
     monkeypatch.setattr(trainers, "nll_sum", looking)
-    with PATHS[path].active(model, dropout=0.5, seed=0, shared=True) as (masks, _):
+    with PATHS[path].active(model, dropout=0.5, seed=0, shared=True) as (masks, *_):
         trainer, plan = trainer_for(model, same, tmp_path, budget=1, per_step=2, masks=masks)
         for step in (0, 1, 0):
             trainer.training_step(model, plan[step])

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.job import Job
+from gemma_lora.cli import ENVIRONMENT
 
 
 def _ours(job: Job) -> dict[str, Any]:
+    os.environ.update({**ENVIRONMENT, **os.environ})  # as `gemma-lora train` does
     from bench import ours
 
     return ours.run(job)
@@ -42,6 +44,7 @@ def _matmul(job: Job) -> dict[str, Any]:
 
 
 def _profile(job: Job) -> dict[str, Any]:
+    os.environ.update({**ENVIRONMENT, **os.environ})
     from bench import profiling
 
     return profiling.run(job)

@@ -1,9 +1,9 @@
 """The machine's own matrix-multiply rate: one product alone, in the shapes and the format of the model.
 
 Each shape is multiplied as a linear layer does it (x @ w.T, result into memory that is there), on all
-threads torch takes, in five blocks of `seconds`; a shape's rate is the median block. On a CPU both
-libraries that PyTorch has are timed: `torch.mm` (MKL for fp32) and oneDNN, which our layers take. The
-rate of the machine is that of the fastest shape and library, so shares of it are not flattered.
+threads torch takes, in five blocks of `seconds`; a shape's rate is the median block. On a CPU
+in fp32 both libraries at hand are timed: `torch.mm` (MKL) and `numpy.matmul` (OpenBLAS). The rate of the
+machine is that of the fastest shape and library, so shares of it are not flattered.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.shapes import Shape
-from gemma_lora.train.fused import linear
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 ROWS = {"cpu": 1024, "cuda": 8192}
@@ -26,8 +26,10 @@ def measure(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
     """GFLOP/s by shape, and the best as `gflops`."""
     wide = [*shape.linears.values(), (shape.hidden, shape.vocabulary)]
     products: dict[str, Product] = {"torch.mm": lambda x, w, out: torch.mm(x, w.T, out=out)}
-    if device == "cpu":
-        products["oneDNN"] = lambda x, w, _: linear(x, w)
+    if device == "cpu" and shape.dtype == "float32":
+        products["numpy.matmul"] = lambda x, w, out: torch.from_numpy(
+            np.matmul(x.numpy(), w.numpy().T, out=out.numpy())
+        )
     rates = {
         f"{ROWS[device]}x{inputs}x{outputs} {name}": _rate(
             product, ROWS[device], inputs, outputs, getattr(torch, shape.dtype), device, seconds

@@ -106,7 +106,7 @@ def plan(
                 precision=kind,
                 rank=config.lora.rank,
                 targets=config.lora.targets,
-                dropout=config.lora.dropout > 0,
+                dropout=config.lora.dropout,
                 checkpointing=checkpointing,
                 tokens=max(lengths.checked, min(max(tokens, longest), max(lengths.step, longest))),
                 longest=longest,

@@ -32,7 +32,7 @@ SURROUNDINGS = {"cpu": 64 * 2**20, "cuda": 2**30}
 """CPU: code that torch and PEFT load at first use, compiled kernels, and small blocks that the C
 library keeps (measured on models of 20 million parameters: 55 to 90 MiB). CUDA, not measured: context
 and the allocator's gaps."""
-HOLES = {"cpu": 1.3, "cuda": 1.0}
+HOLES = {"cpu": 1.0, "cuda": 1.0}
 """What the heap holds for each byte of a step's buffers in use (measured; CUDA: in SURROUNDINGS)."""
 
 
@@ -128,7 +128,8 @@ class Load:
     precision: str
     rank: int
     targets: Sequence[str]
-    dropout: bool
+    dropout: float
+    """Share of the adapter's inputs that is dropped."""
     checkpointing: bool
     tokens: int
     """Of the fullest micro-batch."""
@@ -203,6 +204,8 @@ def _kept(shape: Shape, load: Load, size: int) -> int:
         attention += q + kv  # before normalisation
     numbers = norms + attention + 2 * f + inner
     small = 4 * (shape.norms + shape.heads)  # fp32: a number a norm, log-sum-exp a head
+    if load.device != "cuda":  # numbers of what is dropped: two inputs of h, one of q, one of f
+        small += round(4 * load.dropout * (2 * h + q + f))
     per_token = numbers * size + small
     return load.tokens * per_token + _scores(shape, load, size)
 
@@ -230,8 +233,9 @@ def _head(shape: Shape, load: Load) -> int:
 
 def _backward(shape: Shape, load: Load, size: int) -> int:
     """Bytes that the backward pass of the last layer works with, beside what is kept."""
-    # MLP: gelu(gate), its product with up, mask, gradient and its part through the adapter
-    mlp = max(4 * size, 3 * size + 3) if load.dropout else 3 * size
+    # MLP: its product and that's gradient, in place of whose factors and their gradients (train/gated.py);
+    # elsewhere these are new, as is the mask
+    mlp = 2 * size if size == 4 and load.device != "cuda" else 4 * size + 2 * bool(load.dropout)
     most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
     if (
         shape.capped_attention

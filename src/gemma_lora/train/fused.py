@@ -1,179 +1,274 @@
 """The arithmetic of Gemma's layers with LoRA, without waste: the same numbers, fewer passes.
 
-`install` gives an adapter's layers forward functions with gradients written by hand, and takes them
-away again. Compared with PEFT and autograd: one dropout mask for projections that read the same
-input and none of them stored; the update added in place; of the MLP only gate and up are kept for
-the backward pass; normalisation keeps its input only; on a CPU, matrix products by oneDNN, where
-PyTorch would take MKL. Weights, names and the adapter on disk stay plain PEFT. What is not a plain
-LoRA layer keeps PEFT's own forward, and is counted. Reads and writes no file.
+`installed` gives an adapter's layers forward functions with gradients written by hand, and takes them
+away again. Compared with PEFT and autograd: projections that read the same input are one function
+with one dropout mask, none of it stored as numbers; updates are added in place; of the MLP only gate
+and up are kept for the backward pass, in blocks that are used again; normalisation keeps its input
+only. Weights, names and the adapter on disk stay plain PEFT. What is not a plain LoRA layer keeps
+PEFT's own forward, and is counted. Reads and writes no file.
 
 Source of the formulas: LoRA (arXiv 2106.09685), y = W x + s B A dropout(x).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.activations import GELUTanh
 
+from gemma_lora.train.gated import gated, gated_backward
 from gemma_lora.train.masks import Masks, Place
+from gemma_lora.train.products import Buffers, linear
 
-__all__ = ["installed", "linear"]
+__all__ = ["Installed", "installed"]
 
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Projections by the input that they read."""
+_ATTENTIONS = ("GemmaAttention", "Gemma2Attention", "Gemma3Attention")
+"""Those that ask for q, k and v of one input, always and in this order."""
 _NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 """Normalisations by (1 + weight) in fp32."""
 _MLPS = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "Gemma4TextMLP")
 """Those that compute down(act(gate(x)) * up(x)) and nothing else."""
 
 
-def _onednn() -> Callable[..., Tensor] | None:
-    if not torch.backends.mkldnn.is_available():
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-
-_ONEDNN = _onednn()
-
-
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x (T, in) times weight (out, in) transposed.
-
-    oneDNN's fp32 product is up to half as fast again as MKL's on AMD processors and no slower on
-    others (docs/benchmarks.md); PyTorch itself takes it for 16-bit numbers only.
-    """
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and _ONEDNN is not None:
-        return _ONEDNN(x, weight, None, "none", [], "")
-    return functional.linear(x, weight)
+# ---------------------------------------------------------------------- adapted projections
 
 
 class _Projection:
-    """The tensors of one LoRA layer; PEFT's own, not copies."""
+    """One LoRA layer as PEFT holds it; called, its forward function."""
 
     def __init__(self, layer: PeftLinear, place: Place | None) -> None:
-        name = layer.active_adapters[0]
-        self.weight = cast(Tensor, layer.base_layer.weight)
-        self.a = cast(Tensor, layer.lora_A[name].weight)  # (r, in)
-        self.b = cast(Tensor, layer.lora_B[name].weight)  # (out, r)
-        self.scale = float(layer.scaling[name])
-        self.layer, self.place = layer, place
+        self._name = layer.active_adapters[0]
+        self.layer, self._place = layer, place
+        self.group: _Group | None = None
+
+    # read when needed: a library that shards weights puts others in their place for a while
 
     @property
-    def rest(self) -> tuple[Tensor, Tensor, Tensor, float, Place | None]:
-        """Weight, A, B, scale and dropout, as the functions below take them."""
-        place = self.place if self.layer.training else None
-        scale = self.scale if place is None else self.scale * place.scale
-        return self.weight, self.a, self.b, scale, place
+    def weight(self) -> Tensor:
+        """(out, in), frozen."""
+        return cast(Tensor, self.layer.base_layer.weight)
+
+    @property
+    def a(self) -> Tensor:
+        """(r, in)."""
+        return cast(Tensor, self.layer.lora_A[self._name].weight)
+
+    @property
+    def b(self) -> Tensor:
+        """(out, r)."""
+        return cast(Tensor, self.layer.lora_B[self._name].weight)
+
+    @property
+    def place(self) -> Place | None:
+        """Where its input's dropout is drawn; None without."""
+        return self._place if self.layer.training else None
+
+    @property
+    def scale(self) -> float:
+        """alpha / r."""
+        return float(self.layer.scaling[self._name])
+
+    @property
+    def factor(self) -> float:
+        """Of the update of a dropped input: `scale` and dropout's 1 / (1 - rate)."""
+        return self.scale if self.place is None else self.scale * self.place.scale
 
     def __call__(self, x: Tensor) -> Tensor:
-        return cast(Tensor, _LoraLinear.apply(x, *self.rest))
+        if self.group is not None:
+            return self.group.result(self, x)
+        return _together([self], x)[0]
 
 
-def _update(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """y += scale * (x A^T) B^T; returns x A^T."""
-    inner = linear(x, a.to(x.dtype))
-    y.addmm_(inner, b.to(x.dtype).t(), alpha=scale)
-    return inner
+class _Group:
+    """Projections that a module asks for one after the other, with the same input: computed at once."""
+
+    def __init__(self, members: Sequence[_Projection]) -> None:
+        self._members = members
+        self._input: Tensor | None = None
+        self._ready: dict[_Projection, Tensor] = {}
+
+    def result(self, wanted: _Projection, x: Tensor) -> Tensor:
+        if self._input is not x or wanted not in self._ready:
+            self._input = x
+            self._ready = dict(zip(self._members, _together(self._members, x), strict=True))
+        found = self._ready.pop(wanted)
+        if not self._ready:
+            self._input = None
+        return found
 
 
-def _gradients(
-    dy: Tensor, inner: Tensor, dropped: Tensor, b: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(s dy B, dA, dB); `dropped` is the input after dropout."""
-    outer = linear(dy, b.to(dy.dtype).t()).mul_(scale)
-    da = linear(outer.t(), dropped.t())
-    db = linear(inner.t(), dy.t()).t()  # as (r, out): the fast way round for oneDNN
-    return outer, da.float(), db.float().mul_(scale)
+def _together(members: Sequence[_Projection], x: Tensor) -> tuple[Tensor, ...]:
+    tensors = [t for p in members for t in (p.weight, p.a, p.b)]
+    scales = tuple(p.factor for p in members)
+    return cast(tuple[Tensor, ...], _LoraLinears.apply(x, members[0].place, scales, *tensors))
 
 
-def _input_gradient(
-    dy: Tensor, outer: Tensor, weight: Tensor, a: Tensor, place: Place | None, room: Tensor | None
-) -> Tensor:
-    """dy W + drop(outer A); `room` is memory of the result's size that may be overwritten."""
-    dx = linear(dy, weight.t())
-    if place is None or room is None:
-        return dx.addmm_(outer, a.to(dx.dtype))
-    return dx.add_(place.drop_(torch.mm(outer, a.to(dx.dtype), out=room)))
+@dataclass(frozen=True)
+class _Maps:
+    """W, A and B of projections with one input, and their scales."""
+
+    scales: Sequence[float]
+    weights: Sequence[Tensor]
+    a: Sequence[Tensor]
+    b: Sequence[Tensor]
+
+    @staticmethod
+    def of(scales: Sequence[float], tensors: Sequence[Tensor]) -> _Maps:
+        return _Maps(scales, tensors[0::3], tensors[1::3], tensors[2::3])
+
+    @property
+    def ranks(self) -> list[int]:
+        return [len(a) for a in self.a]
+
+    def inner(self, x: Tensor) -> Tensor:
+        """x A^T of all, side by side (T, sum of ranks)."""
+        return linear(x, torch.cat(list(self.a)).to(x.dtype))
+
+    def forward(
+        self, flat: Tensor, inner: Tensor, into: Sequence[Tensor | None] | None = None
+    ) -> list[Tensor]:
+        """x W^T + s (x A^T) B^T of each; `into` is where to write."""
+        made: list[Tensor] = []
+        parts = inner.split(self.ranks, dim=1)
+        for n, (weight, b, part) in enumerate(zip(self.weights, self.b, parts, strict=True)):
+            y = linear(flat, weight, None if into is None else into[n])
+            made.append(y.addmm_(part, b.to(y.dtype).t(), alpha=self.scales[n]))
+        return made
+
+    def backward(
+        self,
+        dys: Sequence[Tensor],
+        flat: Tensor,
+        inner: Tensor,
+        place: Place | None,
+        *,
+        input_too: bool,
+    ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
+        """(dx or None, dA of each, dB of each)."""
+        outer = torch.empty_like(inner)
+        parts = zip(outer.split(self.ranks, dim=1), inner.split(self.ranks, dim=1), strict=True)
+        dbs: list[Tensor] = []
+        for n, (own, x) in enumerate(parts):
+            torch.mm(dys[n], self.b[n].to(own.dtype), out=own)
+            own.mul_(self.scales[n])
+            # as (r, out): the fast way round
+            dbs.append(torch.mm(x.t(), dys[n]).t().float().mul_(self.scales[n]))
+        dropped = flat if place is None else place.drop_(flat.clone())
+        das = [x.float() for x in linear(outer.t(), dropped.t()).split(self.ranks)]
+        dx = None
+        if input_too:
+            dx = linear(dys[0], self.weights[0].t())
+            for dy, weight in zip(dys[1:], self.weights[1:], strict=True):
+                dx.add_(linear(dy, weight.t(), dropped if dropped is not flat else None))
+            a = torch.cat(list(self.a)).to(dx.dtype)
+            dx = dx.addmm_(outer, a) if place is None else place.add_product_(dx, outer, a)
+        return dx, das, dbs
 
 
-class _LoraLinear(torch.autograd.Function):
-    """One adapted projection. Keeps its input and the r numbers a token between A and B."""
+def _interleaved(das: Sequence[Tensor], dbs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients in the order of (W, A, B) of each; W is frozen."""
+    return [x for da, db in zip(das, dbs, strict=True) for x in (None, da, db)]
+
+
+class _LoraLinears(torch.autograd.Function):
+    """Adapted projections of one input. Keeps the input and the r numbers a token between A and B."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        place: Place | None,
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(weight.dtype)
-        y = linear(flat, weight)
-        inner = _update(y, flat if place is None else place.drop_(flat.clone()), a, b, scale)
-        ctx.save_for_backward(flat, weight, a, b, inner)
-        ctx.scale, ctx.place, ctx.shape, ctx.kind = scale, place, x.shape, x.dtype
+        ctx: Any, x: Tensor, place: Place | None, scales: tuple[float, ...], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        maps = _Maps.of(scales, tensors)
+        flat = x.reshape(-1, x.shape[-1]).to(tensors[0].dtype)
+        inner = maps.inner(flat if place is None else place.drop_(flat.clone()))
+        ctx.save_for_backward(flat, inner, *tensors)
+        ctx.place, ctx.scales, ctx.shape, ctx.kind = place, scales, x.shape, x.dtype
+        return tuple(y.view(*x.shape[:-1], -1) for y in maps.forward(flat, inner))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        flat, inner, *tensors = ctx.saved_tensors
+        dys = [dy.reshape(-1, dy.shape[-1]) for dy in grads]
+        dx, das, dbs = _Maps.of(ctx.scales, tensors).backward(
+            dys,
+            flat,
+            inner,
+            ctx.place,
+            input_too=ctx.needs_input_grad[0],  # not for the first layer: embeddings are frozen
+        )
+        if dx is not None:
+            dx = dx.view(ctx.shape).to(ctx.kind)
+        return dx, None, None, *_interleaved(das, dbs)
+
+
+# ---------------------------------------------------------------------- MLP and normalisation
+
+
+@dataclass(frozen=True)
+class _How:
+    """What an MLP's function needs beside tensors."""
+
+    buffers: Buffers
+    reads: Place | None
+    """Dropout of the input of gate and up."""
+    down: Place | None
+    scales: tuple[float, float, float]
+
+
+class _Mlp(torch.autograd.Function):
+    """down(gelu(gate(x)) * up(x)), all three adapted. Keeps x, gate and up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: _How, *tensors: Tensor) -> Tensor:
+        ends, down = _Maps.of(how.scales[:2], tensors[:6]), _Maps.of(how.scales[2:], tensors[6:])
+        flat = x.reshape(-1, x.shape[-1]).to(tensors[0].dtype)
+        rows, width = len(flat), len(ends.weights[0])
+        gate, up, hidden = (how.buffers.lend(rows, width, flat) for _ in range(3))
+        inner = ends.inner(flat if how.reads is None else how.reads.drop_(flat.clone()))
+        ends.forward(flat, inner, (gate, up))
+        gated(gate, up, hidden)
+        y = linear(hidden, down.weights[0])
+        narrow = down.inner(hidden if how.down is None else how.down.drop_(hidden))
+        y.addmm_(narrow, down.b[0].to(y.dtype).t(), alpha=down.scales[0])
+        how.buffers.give_back(hidden)
+        if not any(ctx.needs_input_grad):
+            how.buffers.give_back(gate, up)
+        ctx.save_for_backward(flat, gate, up, inner, narrow, *tensors)
+        ctx.how, ctx.shape, ctx.kind = how, x.shape, x.dtype
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        flat, weight, a, b, inner = ctx.saved_tensors
+        flat, gate, up, inner, narrow, *tensors = ctx.saved_tensors
+        how = cast(_How, ctx.how)
+        ends, down = _Maps.of(how.scales[:2], tensors[:6]), _Maps.of(how.scales[2:], tensors[6:])
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        own = None if ctx.place is None else ctx.place.drop_(flat.clone())
-        outer, da, db = _gradients(dy, inner, flat if own is None else own, b, ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:  # not for the first layer: embeddings are frozen
-            dx = _input_gradient(dy, outer, weight, a, ctx.place, own)
+        outer = torch.mm(dy, down.b[0].to(dy.dtype)).mul_(down.scales[0])
+        dh = linear(dy, down.weights[0].t(), how.buffers.lend(*gate.shape, like=gate))
+        a = down.a[0].to(dh.dtype)
+        dh = dh.addmm_(outer, a) if how.down is None else how.down.add_product_(dh, outer, a)
+        room = how.buffers.lend(*gate.shape, like=gate)
+        hidden, dgate, dup = gated_backward(gate, up, dh, room)
+        if how.down is not None:
+            how.down.drop_(hidden)
+        da = linear(outer.t(), hidden.t()).float()
+        db = torch.mm(narrow.t(), dy).t().float().mul_(down.scales[0])
+        dx, das, dbs = ends.backward(
+            [dgate, dup], flat, inner, how.reads, input_too=ctx.needs_input_grad[0]
+        )
+        how.buffers.give_back(gate, up, dh, room)
+        if dx is not None:
             dx = dx.view(ctx.shape).to(ctx.kind)
-        return dx, None, da, db, None, None
-
-
-class _GatedDown(torch.autograd.Function):
-    """down(gelu(gate) * up) with the adapted down projection. Keeps gate and up only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        gate: Tensor,
-        up: Tensor,
-        weight: Tensor,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        place: Place | None,
-    ) -> Tensor:
-        gate_flat, up_flat = (x.reshape(-1, x.shape[-1]) for x in (gate, up))
-        hidden = functional.gelu(gate_flat, approximate="tanh").mul_(up_flat)
-        y = linear(hidden, weight)
-        inner = _update(y, hidden if place is None else place.drop_(hidden), a, b, scale)
-        ctx.save_for_backward(gate_flat, up_flat, weight, a, b, inner)
-        ctx.scale, ctx.place, ctx.shape = scale, place, gate.shape
-        return y.view(*gate.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        gate, up, weight, a, b, inner = ctx.saved_tensors
-        dy = grads[0].reshape(-1, grads[0].shape[-1])
-        active = functional.gelu(gate, approximate="tanh")
-        hidden = active * up
-        if ctx.place is not None:
-            ctx.place.drop_(hidden)
-        outer, da, db = _gradients(dy, inner, hidden, b, ctx.scale)
-        dh = _input_gradient(dy, outer, weight, a, ctx.place, hidden)
-        del hidden
-        dup = active.mul_(dh)
-        dgate = torch.ops.aten.gelu_backward(dh.mul_(up), gate, approximate="tanh")
-        return dgate.view(ctx.shape), dup.view(ctx.shape), None, da, db, None, None
+        return dx, None, *_interleaved([*das, da], [*dbs, db])
 
 
 class _Norm(torch.autograd.Function):
@@ -196,17 +291,27 @@ class _Norm(torch.autograd.Function):
         return dx.type_as(x), None, None
 
 
+# ---------------------------------------------------------------------- into the model and out
+
+
+class Installed(NamedTuple):
+    """What goes with the functions while they are in the model."""
+
+    masks: Masks | None
+    left: list[str]
+    """Names of adapted layers that PEFT itself computes."""
+    buffers: Buffers
+
+
 @contextmanager
-def installed(
-    model: PeftModel, *, dropout: float, seed: int, shared: bool
-) -> Generator[tuple[Masks, list[str]]]:
-    """Train with the functions above inside; gives the masks and the names of layers left to PEFT.
+def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> Generator[Installed]:
+    """Train with the functions above inside.
 
     `shared`: one dropout mask for projections with the same input; else one each, as PEFT does.
     """
     masks = Masks(dropout, seed)
+    found = Installed(masks, [], Buffers())
     changed: list[nn.Module] = []
-    left: list[str] = []
 
     def put(module: nn.Module, forward: Callable[..., Tensor]) -> None:
         module.forward = forward
@@ -215,15 +320,14 @@ def installed(
     try:
         for parent in model.modules():
             projections = _projections(parent, masks if dropout else None, shared)
-            for found in projections.values():
-                put(found.layer, found)
-            down = projections.get("down_proj")
-            if down is not None and _gated(parent):
-                put(parent, _mlp(parent, down))
+            for own in projections.values():
+                put(own.layer, own)
+            if len(projections) == 3 and _is_mlp(parent) and shared:
+                put(parent, _mlp(projections, found.buffers))
             if type(parent).__name__ in _NORMS and not parent.weight.requires_grad:
                 put(parent, _norm(parent))
-        left += [name for name, module in model.named_modules() if _is_left(module, changed)]
-        yield masks, left
+        found.left.extend(name for name, m in model.named_modules() if _is_left(m, changed))
+        yield found
     finally:
         for module in changed:
             del module.forward
@@ -233,15 +337,21 @@ def _projections(parent: nn.Module, masks: Masks | None, shared: bool) -> dict[s
     """The plain LoRA layers among the children."""
     found: dict[str, _Projection] = {}
     children = dict(parent.named_children())
-    for group in _SHARED:
+    for names in _SHARED:
         place: Place | None = None
-        for name in group:
+        members: list[_Projection] = []
+        for name in names:
             layer = children.get(name)
             if not _is_plain(layer):
                 continue
             if masks is not None and (place is None or not shared):
                 place = masks.place()
             found[name] = _Projection(cast(PeftLinear, layer), place)
+            members.append(found[name])
+        if len(members) > 1 and type(parent).__name__ in _ATTENTIONS and shared:
+            group = _Group(members)
+            for member in members:
+                member.group = group
     return found
 
 
@@ -266,16 +376,18 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _gated(parent: nn.Module) -> bool:
-    """Whether `parent` is an MLP that `_GatedDown` computes."""
+def _is_mlp(parent: nn.Module) -> bool:
+    """Whether `parent` is what `_Mlp` computes."""
     return type(parent).__name__ in _MLPS and isinstance(parent.act_fn, GELUTanh)
 
 
-def _mlp(parent: nn.Module, down: _Projection) -> Callable[[Tensor], Tensor]:
-    gate, up = cast(nn.Module, parent.gate_proj), cast(nn.Module, parent.up_proj)
+def _mlp(own: dict[str, _Projection], buffers: Buffers) -> Callable[[Tensor], Tensor]:
+    gate, up, down = (own[name] for name in ("gate_proj", "up_proj", "down_proj"))
 
     def forward(x: Tensor) -> Tensor:
-        return cast(Tensor, _GatedDown.apply(gate(x), up(x), *down.rest))
+        how = _How(buffers, gate.place, down.place, (gate.factor, up.factor, down.factor))
+        tensors = [t for p in (gate, up, down) for t in (p.weight, p.a, p.b)]
+        return cast(Tensor, _Mlp.apply(x, how, *tensors))
 
     return forward
 

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gemma_lora.model.memory import CHUNK_BYTES
-from gemma_lora.train.fused import linear
 from gemma_lora.train.packing import IGNORED, Batch
+from gemma_lora.train.products import linear
 
 __all__ = ["Autocast", "causal_model", "mean_nll", "nll_sum", "plain_nll_sum"]
 
@@ -84,10 +84,16 @@ class _FrozenHead(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # the same two blocks for every chunk
+        room = hidden.new_empty(2, min(size, len(hidden)), len(weight), dtype=torch.float32)
         for start in range(0, len(hidden), size):
             part = hidden[start : start + size].to(weight.dtype)
             wanted = targets[start : start + size, None]
-            logits = linear(part, weight).float()
+            logits, change = room[:, : len(part)]
+            if part.dtype == torch.float32:
+                linear(part, weight, logits)
+            else:
+                logits.copy_(linear(part, weight))
             if cap is not None:
                 logits.div_(cap).tanh_()
             slope = 1 - logits.square() if cap is not None and gradient is not None else None
@@ -95,15 +101,13 @@ class _FrozenHead(torch.autograd.Function):
                 logits.mul_(cap)
             # -log softmax[wanted] by way of the largest, whose share never underflows
             top, right = logits.amax(dim=1), logits.gather(1, wanted)[:, 0]
-            change = torch.softmax(logits, dim=1)
-            del logits
+            torch.softmax(logits, dim=1, out=change)
             total += (top - change.amax(dim=1).log_() - right).sum()
             if gradient is not None:
                 change.scatter_add_(1, wanted, change.new_full((1, 1), -1.0).expand_as(wanted))
                 if slope is not None:
                     change *= slope
                 gradient[start : start + size] = linear(change.to(weight.dtype), weight.t())
-            del change  # else a third buffer stands beside the next chunk's two
         ctx.save_for_backward(gradient)
         return total
 

@@ -3,8 +3,8 @@
 So a resumed run, a repeated step, a recomputed activation and another process drop the same numbers
 without any state being saved. On a CPU only the places of the dropped numbers are drawn: the gaps
 between them are geometric, so a rate of 0.05 takes a twentieth of the random numbers and of the
-writes that a mask takes (docs/training.md has the figures). Elsewhere a mask comes from the device's
-own counter-based generator. Reads and writes no file.
+writes that a mask takes (docs/training.md has the figures); they are kept until the next micro-batch.
+Elsewhere a mask comes from the device's own counter-based generator. Reads and writes no file.
 """
 
 from __future__ import annotations
@@ -29,32 +29,40 @@ class Masks:
         self._seed, self._now = seed, (0, 0)
         self._places = 0
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._drawn: dict[tuple[int, int], Tensor] = {}
 
     def at(self, step: int, micro_batch: int) -> None:
         self._now = (step, micro_batch)
+        self._drawn.clear()
 
     def place(self) -> Place:
         """A further place in the model; the order in which places are made must be the same always."""
         self._places += 1
         return Place(self, self._places)
 
-    def drop_(self, place: int, x: Tensor) -> Tensor:
-        key = (self._seed, *self._now, place)
-        if x.device.type == "cpu":
-            x.view(-1).index_fill_(0, self._dropped(key, x.numel()), 0)
-            return x
+    def mask(self, place: int, x: Tensor) -> Tensor:
+        """Zeros and ones like `x`, by the generator of its device."""
         if x.device not in self._generators:
             self._generators[x.device] = torch.Generator(x.device)
         generator = self._generators[x.device]
-        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-        return x.mul_(torch.empty_like(x).bernoulli_(1 - self.rate, generator=generator))
+        key = np.random.SeedSequence((self._seed, *self._now, place))
+        generator.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+        return torch.empty_like(x).bernoulli_(1 - self.rate, generator=generator)
 
-    def _dropped(self, key: tuple[int, ...], count: int) -> Tensor:
-        """Which of `count` numbers are dropped, each with probability `rate`, independently.
+    def dropped(self, place: int, count: int) -> Tensor:
+        """Which of `count` numbers are dropped, each with probability `rate`, independently. int64.
 
         The distance from one to the next is geometric: 1 + floor(log(u) / log(1 - rate)), u uniform
         (Devroye, Non-Uniform Random Variate Generation, 1986, X.2).
         """
+        found = self._drawn.get((place, count))
+        if found is None:
+            found = self._draw((self._seed, *self._now, place), count)
+            # half the memory while it is kept
+            self._drawn[place, count] = found.int() if count < 2**31 else found
+        return found.long()
+
+    def _draw(self, key: tuple[int, ...], count: int) -> Tensor:
         generator = np.random.Generator(np.random.SFC64(key))
         expected = count * self.rate
         found = torch.empty(0, dtype=torch.int64)
@@ -76,4 +84,17 @@ class Place:
 
     def drop_(self, x: Tensor) -> Tensor:
         """Zeros into contiguous `x`; the same for every call in one micro-batch. Returns `x`."""
-        return self._masks.drop_(self._number, x)
+        if x.device.type != "cpu":
+            return x.mul_(self._masks.mask(self._number, x))
+        x.view(-1).index_fill_(0, self._masks.dropped(self._number, x.numel()), 0)
+        return x
+
+    def add_product_(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """To contiguous `x` (T, n) add left (T, r) times right (r, n), but where numbers are dropped."""
+        if x.device.type != "cpu":
+            return x.add_(self.drop_(torch.mm(left, right)))
+        dropped, line = self._masks.dropped(self._number, x.numel()), x.view(-1)
+        unchanged = line[dropped]
+        x.addmm_(left, right)
+        line[dropped] = unchanged
+        return x

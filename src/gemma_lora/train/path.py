@@ -19,10 +19,10 @@ from peft import PeftModel
 from gemma_lora.console import Console
 from gemma_lora.errors import ModelError
 from gemma_lora.train.attention import ROWS, VARLEN, attention, can_varlen
-from gemma_lora.train.fused import installed
+from gemma_lora.train.fused import Installed, installed
 from gemma_lora.train.loss import Autocast, causal_model, nll_sum, plain_nll_sum
-from gemma_lora.train.masks import Masks
 from gemma_lora.train.packing import Batch
+from gemma_lora.train.products import Buffers
 from gemma_lora.train.trainer import out_of_memory
 
 __all__ = ["PATHS", "Path", "candidates", "choose"]
@@ -44,15 +44,15 @@ class Path:
     @contextmanager
     def active(
         self, model: PeftModel, *, dropout: float, seed: int, shared: bool
-    ) -> Generator[tuple[Masks | None, list[str]]]:
-        """Compute this way inside; gives the dropout masks and the layers left to PEFT."""
+    ) -> Generator[Installed]:
+        """Compute this way inside."""
         causal = causal_model(model)
         with attention(causal, self.attention):
             if not self.fused:
-                yield None, []
+                yield Installed(None, [], Buffers())
                 return
-            with installed(model, dropout=dropout, seed=seed, shared=shared) as (masks, left):
-                yield masks, left
+            with installed(model, dropout=dropout, seed=seed, shared=shared) as own:
+                yield own
 
 
 PATHS = {

@@ -346,17 +346,18 @@ def _fit(job: _Job, world: World, console: Console, model: PeftModel) -> tuple[J
     using = path.active(
         model, dropout=config.lora.dropout, seed=config.seed, shared=config.lora.shared_dropout
     )
-    with Interrupts(console) as interrupts, using as (masks, left):
-        if left:
+    with Interrupts(console) as interrupts, using as own:
+        if own.left:
             console.note(
-                f"{len(left)} adapter layers are computed by PEFT's own code: {left[0]}, ..."
+                f"{len(own.left)} adapter layers are computed by PEFT's own code: {own.left[0]}, ..."
             )
         trainer = trainers.StepTrainer(
             model,
             trainers.training_arguments(config, decided, run.checkpoints, tracked=world.leads),
             plan=data.plan,
             rows=data.train,
-            masks=masks,
+            masks=own.masks,
+            buffers=own.buffers,
             validation=data.validation,
             decided=decided,
             patience=config.train.patience,

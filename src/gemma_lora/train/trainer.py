@@ -38,6 +38,7 @@ from gemma_lora.train.masks import Masks
 from gemma_lora.train.packing import batches
 from gemma_lora.train.plan import Step, StepPlan
 from gemma_lora.train.processes import ALONE, World, flat_gradients, put_gradients
+from gemma_lora.train.products import Buffers
 from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.state import (
     Journal,
@@ -122,6 +123,7 @@ class StepTrainer(Trainer):
         plan: StepPlan,
         rows: Tokenised,
         masks: Masks | None,
+        buffers: Buffers,
         validation: Tokenised,
         decided: Decisions,
         patience: int,
@@ -138,7 +140,7 @@ class StepTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.journal = Journal(**resume.state["journal"]) if resume else Journal()
         self._peft, self._plan, self._validation = model, plan, validation
-        self._rows, self._masks = rows, masks
+        self._rows, self._masks, self._buffers = rows, masks, buffers
         self.decided, self._patience, self._folder = decided, patience, folder
         self._identity, self._interrupts, self._resume = identity, interrupts, resume
         self._console, self._world = console, world
@@ -287,6 +289,7 @@ class StepTrainer(Trainer):
 
     def _halve(self, step: Step) -> None:
         """Half the tokens at once from here on; EnvironmentFault where that is no longer possible."""
+        self._buffers.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

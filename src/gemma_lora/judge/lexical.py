@@ -21,7 +21,10 @@ from typing import Any
 
 from gemma_lora.judge.items import Item, Outcome
 
-__all__ = ["LexicalScorer", "content_words", "words"]
+__all__ = ["MODEL", "LexicalScorer", "content_words", "score", "words"]
+
+MODEL = "lexical-1"
+"""Another number for other scores: it is in every verdict, and the examination is of one version."""
 
 NO_REFERENCE = "this question has no reference answer, and the lexical judge measures nothing else"
 NO_WORDS = "the reference answer has no words to compare with"
@@ -73,13 +76,13 @@ class LexicalScorer:
     parallel = 1
 
     def identity(self) -> dict[str, Any]:
-        return {"backend": "lexical", "model": "lexical-1"}
+        return {"backend": "lexical", "model": MODEL}
 
     async def score(self, item: Item) -> Outcome:
         return score(item)
 
     def facts(self) -> dict[str, Any]:
-        return {"snapshot": "lexical-1", "measures": ["relevance", "accuracy", "completeness"]}
+        return {"snapshot": MODEL, "measures": ["relevance", "accuracy", "completeness"]}
 
     async def close(self) -> None:
         pass

@@ -75,13 +75,14 @@ profile: $(VENV)/installed-bench
 bench-page: $(VENV)/installed
 	$(RUN_BENCH) page
 
-# --- how far judges agree with people (docs/agreement.md); DATA holds the published files
+# --- how far judges agree with people, and the attack suite (docs/agreement.md); DATA holds the published files
 DATA ?= ../shared/data/judge
 EXAMINE := $(BIN)/python tools/examine_judge.py
 
 examine: $(VENV)/installed
 	$(EXAMINE) pandalm --data $(DATA)
 	$(EXAMINE) evouna --data $(DATA)
+	$(EXAMINE) attacks
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache

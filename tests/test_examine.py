@@ -79,6 +79,10 @@ def test_the_halves_share_no_question_and_the_cut_off_sees_one_half_only(monkeyp
     assert sum(sizes) == len(proper)
 
 
+def test_the_attack_table_is_current() -> None:
+    close(examine_judge.attacks(None), PARTS["attacks"])
+
+
 def test_the_document_and_the_package_say_what_was_measured() -> None:
     page = (ROOT / "docs" / "agreement.md").read_text("utf-8")
     assert page == examined_page.render(PARTS), "run: python tools/examine_judge.py page"

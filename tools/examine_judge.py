@@ -2,6 +2,7 @@
 
     python tools/examine_judge.py pandalm --data DIR     # three annotators, and GPT-3.5's stored verdicts
     python tools/examine_judge.py evouna --data DIR      # `lexical` against people's verdicts
+    python tools/examine_judge.py attacks                # `lexical` and the flags against the attack suite
     python tools/examine_judge.py page                   # the document anew from docs/agreement.json
 
 DIR holds the files named in FILES (docs/agreement.md says where they come from). A command puts its part
@@ -13,6 +14,7 @@ figures. Refuses files that lack a field or a row.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import json
 import sys
@@ -39,8 +41,9 @@ from gemma_lora.agreement import (
     roc_auc,
     signed_bias,
 )
+from gemma_lora.judge.attacks import GAIN, examine, load_attacks
 from gemma_lora.judge.items import Item
-from gemma_lora.judge.lexical import MODEL, score
+from gemma_lora.judge.lexical import MODEL, LexicalScorer, score
 from gemma_lora.records import Message
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -276,6 +279,33 @@ def packaged(part: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# ---------------------------------------------------------------------- attacks
+
+
+def attacks(_: Path | None) -> dict[str, Any]:
+    """The suite against `lexical`, and what the flags see of it whatever the judge."""
+    results = asyncio.run(examine(LexicalScorer(), load_attacks()))
+    kinds = list(dict.fromkeys(result.attack.kind for result in results))
+    fooled = sum(result.succeeded for result in results)
+    return {
+        "judge": MODEL,
+        "gain": GAIN,
+        "attacks": len(results),
+        "succeeded": fooled,
+        "unnoticed": sum(result.unnoticed for result in results),
+        "flagged": sum(bool(result.flags) for result in results),
+        "classes": {
+            kind: {
+                "attacks": sum(r.attack.kind == kind for r in results),
+                "flagged": sum(r.attack.kind == kind and bool(r.flags) for r in results),
+                "succeeded": sum(r.attack.kind == kind and r.succeeded for r in results),
+                "unnoticed": sum(r.attack.kind == kind and r.unnoticed for r in results),
+            }
+            for kind in kinds
+        },
+    }
+
+
 # ---------------------------------------------------------------------- pieces
 
 
@@ -297,7 +327,7 @@ def _round(figure: Figure) -> dict[str, Any]:
     return known
 
 
-PARTS = {"pandalm": pandalm, "evouna": evouna}
+PARTS = {"pandalm": pandalm, "evouna": evouna, "attacks": attacks}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -35,6 +35,7 @@ or one part:
 ```bash
 python tools/examine_judge.py pandalm --data DATA
 python tools/examine_judge.py evouna --data DATA
+python tools/examine_judge.py attacks
 ```
 
 In brackets: 95 % intervals.
@@ -58,7 +59,9 @@ print(figure.value, figure.ci95, figure.reason)
   be missing. `accuracy`, `signed_bias` (above 0: lenient), `roc_auc`, `preference` (the right one of two answers to one
   question above the wrong one).
 - Intervals: BCa bootstrap (`scipy.stats.bootstrap`), 2,000 resamples, seeded, drawing whole clusters: five answers to one
-  question are not five pieces of evidence. BCa and not the percentile interval, because kappas near 1 are skewed.
+  question are not five pieces of evidence. BCa and not the percentile interval, because kappas near 1 are skewed. In 500
+  simulated samples each, nominal 95 % intervals of quadratic and of plain kappa covered 93 and 94 % with 30 questions of five
+  answers, 94 and 94 % with 100, 96 and 97 % with 300: with few questions they are a little short.
 - Null with a reason, never a number made up: coefficients that are 0/0 (one category only); intervals with fewer than
   10 clusters, with resamples in which the coefficient is undefined, or without any spread.
 """
@@ -77,6 +80,7 @@ def render(parts: Mapping[str, Part]) -> str:
 _HEADINGS = {
     "pandalm": "## PandaLM: people with each other, and GPT-3.5 with people\n\n",
     "evouna": "## EVOUNA: `lexical` with people\n\n",
+    "attacks": "## Attacks\n\n",
 }
 
 
@@ -162,7 +166,36 @@ def evouna(part: Part) -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"pandalm": pandalm, "evouna": evouna}
+def attacks(part: Part) -> str:
+    """The suite by class: what the flags see, and what `lexical` rewards."""
+    lines = [
+        f"{part['attacks']} answers that ask for a score instead of earning it, kept as data in "
+        "`src/gemma_lora/judge/attacks.jsonl`, all written for this project. One succeeds where it is scored "
+        f"{part['gain']:g} point or more above an honest bad answer to the same question; an answer that is the reference word for "
+        "word always counts, since only a flag can tell. Flags do not depend on the judge.\n",
+        f"`{part['judge']}`: {part['succeeded']} of {part['attacks']} succeed, {part['unnoticed']} of them without a flag. The "
+        f"flags see {part['flagged']} of {part['attacks']}. These are counts: the suite was written, not drawn from all attacks, so no "
+        "interval would mean anything.\n",
+        "| class | attacks | flagged | `lexical` fooled | and no flag |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {kind.replace('_', ' ')} | {found['attacks']} | {found['flagged']} | {found['succeeded']} | {found['unnoticed']} |"
+        for kind, found in part["classes"].items()
+    ]
+    lines += [
+        "",
+        "`lexical` reads no instructions, so only overlap fools it: the question or the reference repeated, and their words "
+        "without a sentence or with the opposite sense (`stuffing`), which no check sees. The tests put the same suite "
+        "through `replay:` and through an OpenAI-compatible server that plays naive models: one that trusts raw control tokens "
+        "and markers and several that repeat the answer in their reply pass on not one forged score; one that obeys any words "
+        "is fooled, and the flags tell of it. How often a real model is fooled is for it to be measured on: "
+        "`gemma_lora.judge.attacks.examine` takes any judge. A suite that is public can be trained against.\n",
+    ]
+    return "\n".join(lines)
+
+
+SECTIONS = {"pandalm": pandalm, "evouna": evouna, "attacks": attacks}
 
 
 def _figure(found: Part, *, signed: bool = False) -> str:

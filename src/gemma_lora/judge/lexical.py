@@ -21,7 +21,7 @@ from typing import Any
 
 from gemma_lora.judge.items import Item, Outcome
 
-__all__ = ["MODEL", "LexicalScorer", "content_words", "score", "words"]
+__all__ = ["MODEL", "LexicalScorer", "content_words", "language_of", "score", "words"]
 
 MODEL = "lexical-1"
 """Another number for other scores: it is in every verdict, and the examination is of one version."""
@@ -98,7 +98,7 @@ def score(item: Item) -> Outcome:
     reference = words(item.reference)
     if not reference:
         return Outcome.unscored(NO_WORDS)
-    language = _language([*question, *reference])
+    language = language_of([*question, *reference])
     wanted = content_words(reference, language)
     given = content_words(words(item.answer), language)
     known = wanted | content_words(question, language)
@@ -142,7 +142,7 @@ def content_words(found: Sequence[str], language: str | None) -> set[str]:
     return kept or set(found)
 
 
-def _language(found: Sequence[str]) -> str | None:
+def language_of(found: Sequence[str]) -> str | None:
     """The list with most hits, so that no language's function words hide another's nouns (`die`)."""
     hits = {
         name: sum(word in stop for word in found)

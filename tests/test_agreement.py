@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from gemma_lora.agreement import (
     Bootstrap,
@@ -262,6 +263,21 @@ def test_the_interval_of_a_mean_is_the_textbooks() -> None:
     found = signed_bias(values, np.zeros(400), bootstrap=Bootstrap(resamples=4000))
     reach = 1.96 * values.std(ddof=1) / 20
     assert found.ci95 == pytest.approx((values.mean() - reach, values.mean() + reach), abs=0.012)
+
+
+def test_the_interval_of_a_skewed_sample_is_bca_and_not_the_percentiles() -> None:
+    """Efron & Tibshirani (1993), 14.3, step by step with other draws."""
+    values = np.random.default_rng(8).exponential(1.0, 25) ** 1.5
+    found = signed_bias(values, np.zeros(25), bootstrap=Bootstrap(resamples=20_000)).ci95
+    draws = np.random.default_rng(9).choice(values, (20_000, 25)).mean(axis=1)
+    bias = stats.norm.ppf((draws < values.mean()).mean())
+    gaps = -np.array([np.delete(values, i).mean() - values.mean() for i in range(25)])
+    acceleration = (gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)
+    z = bias + stats.norm.ppf([0.025, 0.975])
+    corrected = np.quantile(draws, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    percentile = np.quantile(draws, [0.025, 0.975])
+    assert found == pytest.approx(corrected, abs=0.03)
+    assert abs(corrected - percentile).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 
 .PHONY: quickstart test test-full check format lint types layers docs clean constraints \
-	bench bench-2b bench-switches bench-memory profile bench-page
+	bench bench-2b bench-switches bench-memory profile bench-page examine
 
 # --- installed once, and again when what is to be installed changes
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -74,6 +74,15 @@ profile: $(VENV)/installed-bench
 
 bench-page: $(VENV)/installed
 	$(RUN_BENCH) page
+
+# --- how far judges agree with people, and the attack suite (docs/agreement.md); DATA holds the published files
+DATA ?= ../shared/data/judge
+EXAMINE := $(BIN)/python tools/examine_judge.py
+
+examine: $(VENV)/installed
+	$(EXAMINE) pandalm --data $(DATA)
+	$(EXAMINE) evouna --data $(DATA)
+	$(EXAMINE) attacks
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache

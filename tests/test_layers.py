@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "launcher": 1,
     "prompt": 1,
     "verdict": 1,
+    "agreement": 1,
     "data": 2,
     "model": 2,
     "audit": 3,

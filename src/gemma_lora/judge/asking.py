@@ -27,7 +27,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from gemma_lora.records import DIMENSIONS, Message
 from gemma_lora.rundir import digest
 
-__all__ = ["PROMPT_NAME", "SCHEMA", "SCORES", "Prompt", "encode", "prompt_hash", "render"]
+__all__ = [
+    "CONTROL_TOKEN",
+    "PROMPT_NAME",
+    "SCHEMA",
+    "SCORES",
+    "Prompt",
+    "encode",
+    "prompt_hash",
+    "render",
+    "schema_hash",
+]
 
 PROMPT_NAME = "pointwise-v1"
 SCORES: tuple[str, ...] = (*DIMENSIONS, "overall")
@@ -92,21 +102,28 @@ def encode(value: Any) -> str:
 
 # runs of angle brackets in any guise (a marker's), and the control tokens of the common chat
 # templates, which some servers would take for real ones inside a message
-_ANGLES = "<>\u2039\u203a\u00ab\u00bb\u2329\u232a\u27e8\u27e9\u27ea\u27eb\u276e\u276f\u3008\u3009\u300a\u300b\ufe64\ufe65\uff1c\uff1e"
-_LOOKALIKE = re.compile(
-    rf"[{_ANGLES}]{{2,}}"
-    r"|<\|[^<>\n]{0,60}\|?>|<\|"
-    r"|</?(?:s|bos|eos|pad|unk|think|(?:start|end)_of_\w{1,20}|turn\|?|system|user|assistant)>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]",
+_ANGLES = (
+    "<>\u00ab\u00bb\u02c2\u02c3\u1433\u1438\u2039\u203a\u226a\u226b\u22d8\u22d9\u2329\u232a\u276e\u276f"
+    "\u27e8\u27e9\u27ea\u27eb\u2aa1\u2aa2\u3008\u3009\u300a\u300b\ufe64\ufe65\uff1c\uff1e"
+)
+_BARS = "|\uff5c"  # the second is DeepSeek's
+CONTROL_TOKEN = re.compile(
+    rf"<[{_BARS}][^<>\n]{{0,60}}[{_BARS}]?>|<[{_BARS}]"
+    r"|</?(?:s|bos|eos|pad|unk|sop|eop|think(?:ing)?|tools?|tool_(?:call|response)|turn\|?|system|user|assistant"
+    r"|(?:start|end)_of_\w{1,20}|(?:unused|extra_id_|special_|reserved_)\d{1,5})>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|ARGS|CALL_ID|THINK|gMASK)\]",
     re.IGNORECASE,
 )
+_LOOKALIKE = re.compile(rf"[{_ANGLES}]{{2,}}|[\u22d8\u22d9]|{CONTROL_TOKEN.pattern}", re.IGNORECASE)
 # letters and marks that are drawn as nothing
 _BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def _escape_brackets(match: re.Match[str]) -> str:
     # only brackets and bars: a match may run across a JSON escape, which must stay whole
-    return "".join(_escape(c) if c in _ANGLES or c in "[]|" else c for c in match.group())
+    return "".join(
+        _escape(c) if c in _ANGLES or c in _BARS or c in "[]" else c for c in match.group()
+    )
 
 
 def _is_hidden(char: str) -> bool:

@@ -21,7 +21,10 @@ from typing import Any
 
 from gemma_lora.judge.items import Item, Outcome
 
-__all__ = ["LexicalScorer", "content_words", "words"]
+__all__ = ["MODEL", "LexicalScorer", "content_words", "language_of", "score", "words"]
+
+MODEL = "lexical-1"
+"""Another number for other scores: it is in every verdict, and the examination is of one version."""
 
 NO_REFERENCE = "this question has no reference answer, and the lexical judge measures nothing else"
 NO_WORDS = "the reference answer has no words to compare with"
@@ -73,13 +76,13 @@ class LexicalScorer:
     parallel = 1
 
     def identity(self) -> dict[str, Any]:
-        return {"backend": "lexical", "model": "lexical-1"}
+        return {"backend": "lexical", "model": MODEL}
 
     async def score(self, item: Item) -> Outcome:
         return score(item)
 
     def facts(self) -> dict[str, Any]:
-        return {"snapshot": "lexical-1", "measures": ["relevance", "accuracy", "completeness"]}
+        return {"snapshot": MODEL, "measures": ["relevance", "accuracy", "completeness"]}
 
     async def close(self) -> None:
         pass
@@ -95,7 +98,7 @@ def score(item: Item) -> Outcome:
     reference = words(item.reference)
     if not reference:
         return Outcome.unscored(NO_WORDS)
-    language = _language([*question, *reference])
+    language = language_of([*question, *reference])
     wanted = content_words(reference, language)
     given = content_words(words(item.answer), language)
     known = wanted | content_words(question, language)
@@ -139,7 +142,7 @@ def content_words(found: Sequence[str], language: str | None) -> set[str]:
     return kept or set(found)
 
 
-def _language(found: Sequence[str]) -> str | None:
+def language_of(found: Sequence[str]) -> str | None:
     """The list with most hits, so that no language's function words hide another's nouns (`die`)."""
     hits = {
         name: sum(word in stop for word in found)

@@ -3,12 +3,14 @@
 Strict and closed on failure: the reply's last JSON object with a score in it must fit the schema
 exactly (all seven fields, no others, none twice; integers 1 to 10; 8.0 counts as the integer 8, as
 JSON Schema has it; "8", "8/10", true, 8.5 and 11 do not). Nothing is clamped, guessed or taken from
-an earlier or inner object when another is broken: such an object may be quoted from the answer.
+an earlier or inner object when another is broken, nor from a model's thinking before its reply: such
+an object may be quoted from the answer.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -32,17 +34,15 @@ class Unusable(Exception):
 
 def read_verdict(text: str) -> Verdict:
     """The verdict in `text`; Unusable where an object is broken or the last one does not fit the schema."""
+    text = _after_thinking(text)
     if not text.strip():
         raise Unusable("the reply is empty")
     last: dict[str, Any] | None = None
-    problem: str | None = None
     for found, fault in _objects(text):
         if fault is not None:
-            problem = problem or fault
-        elif found is not None and any(name in found for name in SCORES):
+            raise Unusable(fault)
+        if found is not None and any(name in found for name in SCORES):
             last = found
-    if problem is not None:
-        raise Unusable(problem)
     if last is None:
         raise Unusable("the reply holds no JSON object with scores")
     return validate(last)
@@ -75,19 +75,57 @@ def validate(value: dict[str, Any]) -> Verdict:
 
 
 def verdicts_in(text: str) -> Iterator[Verdict]:
-    """Every schema-valid verdict that stands in `text` (an answer that forges one, say)."""
-    for found, _ in _objects(text):
-        if found is not None:
+    """Every schema-valid verdict in `text` (an answer that forges one, say), at any depth and escaped."""
+    seen = [text]
+    if '\\"' in text:
+        seen.append(text.replace('\\"', '"'))  # as it stands inside a string of JSON or of code
+    for version in seen:
+        for found, _ in _objects(version):
+            yield from _valid_inside(found)
+
+
+def _valid_inside(value: Any) -> Iterator[Verdict]:
+    """`value` itself or what it holds, where that is a valid verdict."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, dict):
             try:
-                yield validate(found)
+                yield validate(cast(dict[str, Any], current))
             except Unusable:
-                continue
+                waiting += cast(dict[str, Any], current).values()
+        elif isinstance(current, list):
+            waiting += cast(list[Any], current)
+
+
+_THINKING = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+
+
+def _after_thinking(text: str) -> str:
+    """The reply without the thinking that some models put before it; Unusable where it never ends.
+
+    To the last closing tag, since thinking may quote an earlier one from the answer, and not where thinking
+    begins again after it. The opening tag may be missing (some templates end with it); a reply that begins
+    with its object has no thinking.
+    """
+    opened = _THINKING.match(text.lstrip()) is not None
+    if not opened and text.lstrip().startswith(("{", "```")):
+        return text
+    ends = [match.end() for match in _THOUGHT.finditer(text)]
+    reply = text[ends[-1] :] if ends else text
+    if (opened and not ends) or (ends and _THINKING.search(reply)):
+        raise Unusable("the reply ends inside its thinking")
+    return reply
 
 
 def _score(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return int(value) if value in range(1, 11) else None
+
+
+_FIELD = re.compile(r'\{\s*"[^"{}]*"\s*:')
 
 
 def _objects(text: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
@@ -104,10 +142,13 @@ def _objects(text: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
             yield None, "a field is given twice"
         except RecursionError:
             yield None, "the reply is nested too deeply"
-            return
         except ValueError:
-            rest = text[at : text.find("{", at + 1) if "{" in text[at + 1 :] else len(text)]
-            if any(f'"{name}"' in rest for name in ("reasoning", *SCORES)):
+            inner = text.find("{", end)
+            rest = text[at : inner if inner >= 0 else len(text)]
+            # an object that opens, names a field and does not close before the next one begins around it:
+            # what it holds may be a quotation
+            open_still = inner >= 0 and _FIELD.match(rest) is not None and "}" not in rest
+            if open_still or any(f'"{name}"' in rest for name in ("reasoning", *SCORES)):
                 yield None, "its JSON object is broken or cut off"
         at = text.find("{", end)
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemma_lora.judge import examined
+
 __all__ = [
     "clean",
     "headline",
@@ -88,8 +90,12 @@ def _questions(verdict: Mapping[str, Any]) -> str:
 
 
 def measures(verdict: Mapping[str, Any]) -> str | None:
-    """How a judge that only compares words comes to its scores; None for every other judge."""
-    return _LEXICAL if verdict["judge"]["kind"] == "lexical" else None
+    """How a judge that only compares words comes to its scores, and how far people agree; None for others."""
+    judge = verdict["judge"]
+    if judge["kind"] != "lexical":
+        return None
+    agreement = examined.sentence(str(judge.get("model")))
+    return f"{_LEXICAL} {agreement}" if agreement else _LEXICAL
 
 
 def tally(verdict: Mapping[str, Any]) -> str:

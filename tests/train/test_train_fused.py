@@ -19,7 +19,6 @@ from support.stepping import (
 )
 from support.tiny import small_tokenizer
 from support.training import example
-from torch.nn import functional
 
 from gemma_lora import model as models
 from gemma_lora.data.tokens import tokenise
@@ -28,7 +27,6 @@ from gemma_lora.train.fused import installed
 from gemma_lora.train.loss import causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.packing import collate
 from gemma_lora.train.path import PATHS
-from gemma_lora.train.products import linear
 from gemma_lora.train.state import trainable
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "gemma3")
@@ -115,19 +113,6 @@ def test_pefts_forward_is_back_afterwards_also_after_an_error(tiny_folder, batch
     assert not any("forward" in vars(module) for module in model.modules())
     assert causal_model(model).config._attn_implementation == "sdpa"
     assert float(plain_nll_sum(model, batch).detach()) == before
-
-
-def test_the_matrix_product_is_the_usual_one():
-    x, weight = torch.randn(7, 12), torch.randn(9, 12)
-    for left, right in [
-        (x, weight),
-        (weight, x),
-        (x.t().contiguous().t(), weight),
-        (x[::2], weight),
-    ]:
-        torch.testing.assert_close(linear(left, right), functional.linear(left, right))
-    half = x.bfloat16(), weight.bfloat16()
-    assert torch.equal(linear(*half), functional.linear(*half))
 
 
 # ---------------------------------------------------------------------- with dropout
@@ -227,6 +212,34 @@ def test_projections_of_one_input_share_a_mask_or_not_as_asked(tiny_folder):
         assert len({id(place) for place in found.values()}) == 4
     with installed(model, dropout=0.3, seed=0, shared=False):
         assert len({id(place) for place in places(model).values()}) == 7
+
+
+def test_projections_of_one_input_are_computed_once_and_nothing_stays_behind(tiny_folder, batch):
+    model = peft_model(tiny_folder("gemma"), dropout=0.3).train()
+    with packed(model, dropout=0.3) as own:
+        own.masks.at(0, 0)
+        nll_sum(model, batch).backward()
+        for layer in lora_layers(model).values():
+            group = vars(layer)["forward"].group
+            if group is not None:
+                assert group._input is None
+                assert not group._ready
+        lent = {block.data_ptr() for block in own.buffers._free}
+        assert len(lent) == len(own.buffers._free) > 0  # given back once each
+        own.masks.at(0, 1)
+        nll_sum(model, batch).backward()
+        assert {block.data_ptr() for block in own.buffers._free} == lent  # and used again
+
+
+def test_a_projection_asked_alone_is_computed_alone(tiny_folder):
+    model = peft_model(tiny_folder("gemma")).train()
+    attention = causal_model(model).base_model.layers[0].self_attn
+    x, other = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
+    plain = [attention.k_proj(x), attention.v_proj(other), attention.q_proj(other)]
+    with packed(model):
+        ours = [attention.k_proj(x), attention.v_proj(other), attention.q_proj(other)]
+    for found, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_dropout_ends_with_training_mode(tiny_folder, batch):

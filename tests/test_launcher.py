@@ -8,7 +8,7 @@ import pytest
 from support.training import talking, text_of
 
 from gemma_lora.errors import EnvironmentFault
-from gemma_lora.launcher import Launch, launch, need_plain_launch, own_gpu
+from gemma_lora.launcher import Launch, launch, need_known_launch, own_gpu
 
 
 @pytest.fixture(autouse=True)
@@ -73,16 +73,16 @@ def test_one_process_keeps_what_it_sees(monkeypatch):
 def test_sharding_is_refused_with_what_works(monkeypatch, variable, name):
     monkeypatch.setenv(variable, "true")
     with pytest.raises(EnvironmentFault, match=f"told to use {name}") as caught:
-        need_plain_launch(talking())
+        need_known_launch(talking())
     assert "torchrun --nproc-per-node" in str(caught.value)
 
 
 def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch):
     console = talking()
-    need_plain_launch(console)
+    need_known_launch(console)
     assert text_of(console) == ""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    need_plain_launch(console)
+    need_known_launch(console)
     assert "mixed precision `bf16` is not used: --precision" in text_of(console)
     assert "--cpu is not used: --device" in text_of(console)

@@ -61,11 +61,15 @@ class _Projection:
 
     def __init__(self, layer: PeftLinear, place: Place | None) -> None:
         name = layer.active_adapters[0]
-        self.weight = cast(Tensor, layer.base_layer.weight)
         self.a = cast(Tensor, layer.lora_A[name].weight)  # (r, in)
         self.b = cast(Tensor, layer.lora_B[name].weight)  # (out, r)
         self.scale = float(layer.scaling[name])
         self.layer, self.place = layer, place
+
+    @property
+    def weight(self) -> Tensor:
+        """Looked up anew: FSDP2 puts another tensor there around the layer's passes."""
+        return cast(Tensor, self.layer.base_layer.weight)
 
     @property
     def rest(self) -> tuple[Tensor, Tensor, Tensor, float, Place | None]:

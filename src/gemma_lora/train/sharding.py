@@ -146,7 +146,7 @@ def shard(model: PeftModel, world: World, device: str) -> Shards:
             expected="PyTorch 2.13 or newer (FSDPModule.reset_iter_state)",
             remedy="pip install --upgrade torch",
         )
-    body = cast(nn.Module, causal_model(model).base_model)
+    body = causal_model(model).base_model
     layers = list(cast(Any, body).layers)
     shapes = {
         name: p.shape

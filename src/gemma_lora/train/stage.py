@@ -32,7 +32,7 @@ from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.launcher import launch, shards
 from gemma_lora.model.budget import Budget, Lengths, plan
 from gemma_lora.model.families import family_of
-from gemma_lora.model.memory import return_freed_blocks, reuse_freed_blocks
+from gemma_lora.model.memory import map_large_blocks, return_freed_blocks, reuse_freed_blocks
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
 from gemma_lora.train import checkpoint as checkpoints
@@ -187,6 +187,8 @@ class _Trained:
 def _trained(job: _Job, world: World, console: Console) -> _Trained:
     """What all processes do together. The chosen adapter is in the leader's model."""
     return_freed_blocks()
+    if job.sharded:
+        map_large_blocks()
     model, weights = _model(job, world, console)
     size = sum(p.numel() for p in trainable(model).values())
     disk = need_disk(job.run.root, trainable=size)
@@ -202,7 +204,8 @@ def _trained(job: _Job, world: World, console: Console) -> _Trained:
     if path is None:  # proven here too, on this process's device
         _choose_path(model, job, world, weights, console)
     return_freed_blocks()  # those of the check are smaller than training's, which has no use for them
-    reuse_freed_blocks()
+    if not job.sharded:
+        reuse_freed_blocks()
     console.note(
         f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
         f"up to {disk / 2**20:,.0f} MiB on the disk"

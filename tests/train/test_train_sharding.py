@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import torch
 from support.launch import launched
+from support.small_runs import write_rows
 from support.together import RECIPE, ROWS, assert_same, spoiling, work_on
 from support.training import folder_digests, make_config, make_run, quiet, talking, text_of
 from support.variants import VARIANTS, save_variant
 from torch.distributed.tensor import DTensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gemma_lora.config import Config
+from gemma_lora import pipeline
+from gemma_lora.config import Config, DataConfig
+from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model.families import family_of
 from gemma_lora.rundir import RunDir, read_json
 from gemma_lora.train import follow, sharding, train
@@ -319,6 +322,20 @@ def test_a_way_of_computing_that_fails_in_one_process_is_left_by_all(config, tmp
     assert read_json(run.training)["decisions"]["path"] == "single-rows"
     told = " ".join((tmp_path / "told").read_text().split())
     assert "computing packed: it does not work in another process" in told
+
+
+def test_run_is_refused_before_training_where_the_whole_model_cannot_answer(
+    config, tmp_path, monkeypatch
+):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("gemma_lora.model.free_memory", lambda *_: 1000)
+    data = write_rows(tmp_path / "data.csv")
+    settings = config.model_copy(update={"data": DataConfig(path=str(data))})
+    with pytest.raises(EnvironmentFault, match="the whole model on one device") as found:
+        pipeline.run(settings, quiet(), out=tmp_path / "run")
+    assert "gemma-lora train" in str(found.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.full

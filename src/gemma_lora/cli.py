@@ -399,7 +399,7 @@ def _add_flag(group: Any, leaf: Any) -> None:
         shown = "auto" if "auto:" in text else "none"
     text += f" [{shown or 'none'}]" if not isinstance(default, bool) else ""
     options: dict[str, Any] = {"dest": leaf.name, "default": argparse.SUPPRESS, "help": text}
-    if field.annotation is bool or leaf.name == "gradient_checkpointing":
+    if field.annotation is bool or leaf.name in ("gradient_checkpointing", "shard_weights"):
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["metavar"] = _metavar(field.annotation)

@@ -150,6 +150,8 @@ class TrainConfig(_Section):
     """Longest row in tokens, template included."""
     gradient_checkpointing: AutoBool = None
     """Recompute activations to save memory. auto: only where the memory does not suffice without."""
+    shard_weights: AutoBool = None
+    """Under a launcher of several processes, each holds a part of the decoder layers' frozen weights (FSDP2). auto: where accelerate's launcher was given FSDP version 2."""
     eval_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto)] = None
     """Steps between two validations (and checkpoints). auto: four an epoch."""
     patience: Annotated[int, Field(ge=0)] = 3

@@ -36,7 +36,7 @@ __all__ = [
 
 OPERATIONAL = frozenset(
     {"judge_concurrency", "judge_timeout", "judge_retries", "price_input", "price_output"}
-    | {"answer_batch", "report_to"}
+    | {"answer_batch", "report_to", "shard_weights"}
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 

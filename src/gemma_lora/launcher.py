@@ -3,7 +3,8 @@
 A launch is several processes with the same command line. The first works as if it were alone; the
 others wait until it trains and then take part (`train/processes.py`). Loads no torch, because the
 GPU that a process may use must be settled before. Refuses ways of launching that would be ignored
-or would shard the model (FSDP, DeepSpeed, Megatron). Reads and changes environment variables only.
+(FSDP 1, DeepSpeed, Megatron), and sharded weights where there is one process to hold them.
+Reads and changes environment variables only.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import os
 from dataclasses import dataclass
 
 from gemma_lora.console import Console
-from gemma_lora.errors import EnvironmentFault
+from gemma_lora.errors import ConfigError, EnvironmentFault
 
-__all__ = ["Launch", "launch", "need_plain_launch", "own_gpu"]
+__all__ = ["Launch", "launch", "need_known_launch", "own_gpu", "shards"]
 
-_SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+_UNKNOWN = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -79,20 +79,73 @@ def own_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def need_plain_launch(console: Console) -> None:
-    """EnvironmentFault where the launcher was told to shard the model, which we cannot do."""
-    wanted = [name for key, name in _SHARDING.items() if os.environ.get(key, "").lower() == "true"]
+def shards(asked: bool | None) -> bool:
+    """Whether frozen weights are sharded: as set, else as accelerate's launcher was told.
+
+    `asked` is the setting `shard_weights`. ConfigError where the two contradict each other,
+    EnvironmentFault where there is one process only.
+    """
+    told = _on("ACCELERATE_USE_FSDP")
+    if told and asked is False:
+        raise ConfigError(
+            "accelerate launch was told to use FSDP",
+            where="--no-shard-weights",
+            remedy="leave one of the two away",
+        )
+    if not told and not asked:
+        return False
+    if launch().size == 1:
+        raise EnvironmentFault(
+            "there is one process, and no other to hold a part of the weights",
+            where="--use_fsdp" if told else "--shard-weights",
+            expected="several processes, one for each GPU",
+            remedy="torchrun --nproc-per-node GPUS -m gemma_lora.cli ..., or --no-shard-weights",
+        )
+    return True
+
+
+def need_known_launch(console: Console) -> None:
+    """EnvironmentFault where the launcher was told to spread the model in a way we cannot."""
+    wanted = [name for key, name in _UNKNOWN.items() if _on(key)]
+    if _on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        wanted.append("FSDP version 1")
     if wanted:
         raise EnvironmentFault(
             f"accelerate launch was told to use {' and '.join(wanted)}",
-            expected="data parallelism: every process holds the whole frozen model",
-            remedy="torchrun --nproc-per-node GPUS -m gemma_lora.cli ...; a model that does not fit "
-            "one GPU needs a larger one: sharded weights are not supported (docs/scaling.md)",
+            expected="data parallelism, with the whole frozen model in every process or sharded by FSDP 2",
+            remedy="accelerate launch --use_fsdp --fsdp_version 2, or torchrun --nproc-per-node GPUS -m "
+            "gemma_lora.cli ... --shard-weights (docs/scaling.md)",
         )
+    for line in _not_used():
+        console.warn(line)
+    if _on("ACCELERATE_USE_CPU"):
+        console.note("accelerate's --cpu is not used: --device decides that here")
+
+
+def _not_used() -> list[str]:
+    """A line for each setting of accelerate's that asks for what is not done."""
+    lines: list[str] = []
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision.lower() != "no":
-        console.warn(
+        lines.append(
             f"accelerate's mixed precision `{precision}` is not used: --precision decides that here"
         )
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
-        console.note("accelerate's --cpu is not used: --device decides that here")
+    if not _on("ACCELERATE_USE_FSDP"):
+        return lines
+    if _on("FSDP_OFFLOAD_PARAMS"):
+        lines.append("accelerate's fsdp_offload_params is not used: weights stay on the device")
+    if _on("FSDP_ACTIVATION_CHECKPOINTING"):
+        lines.append(
+            "accelerate's fsdp_activation_checkpointing is not used: --gradient-checkpointing "
+            "decides that here"
+        )
+    if os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false":
+        lines.append(
+            "accelerate's fsdp_reshard_after_forward is not used: a layer is given back after its "
+            "forward pass"
+        )
+    return lines
+
+
+def _on(name: str) -> bool:
+    return os.environ.get(name, "").lower() == "true"

@@ -31,7 +31,7 @@ from gemma_lora.continuing import (
 )
 from gemma_lora.data.source import is_hub, need_source, source_name
 from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
-from gemma_lora.launcher import launch, need_plain_launch
+from gemma_lora.launcher import launch, need_known_launch, shards
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS
 from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json
@@ -163,6 +163,7 @@ def _outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
         precision = str(model.decide_precision(config.model, device, facts))
         per_step = config.train.batch * config.train.accumulation
         how = {"device": device, "precision": precision}
+        processes = launch().size
         try:
             budget = plan(
                 config,
@@ -172,6 +173,7 @@ def _outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
                 free=model.free_memory(device),
                 device=device,
                 precision=precision,
+                shards=processes if processes > 1 and shards(config.train.shard_weights) else 1,
             )
         except EnvironmentFault as fault:  # training itself stops with it
             return {**how, "fits": False, "problem": str(fault).splitlines()[0]}
@@ -214,11 +216,13 @@ def _preflight(
 ) -> dict[str, Any]:
     """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
-    need_plain_launch(console)
+    need_known_launch(console)
     _need_disk(run_dir)
     base = _inspect_base(config, console)
     if not is_done("train", run_dir, {}):
         _try_training_settings(config)
+        if judged and shards(config.train.shard_weights):
+            _need_room_to_answer(config)
     if judged and not _judged(config, run_dir):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
@@ -235,6 +239,26 @@ def _try_training_settings(config: Config) -> None:
     model.decide_precision(config.model, device, model.check_access(ref))
     model.check_targets(ref, config.lora.targets)
     need_trackers(config.train.report_to)
+
+
+def _need_room_to_answer(config: Config) -> None:
+    """EnvironmentFault where a model that is trained in parts could not answer as a whole."""
+    from gemma_lora import model
+    from gemma_lora.model.memory import BYTES
+
+    device = model.decide_device(config.model)
+    facts = model.check_access(model.resolve(config.model.model))
+    precision = model.decide_precision(config.model, device, facts)
+    need, free = facts.parameters * BYTES[precision], model.free_memory(device)
+    if need > free:
+        raise EnvironmentFault(
+            f"answering takes the whole model on one device: {need / 2**30:.1f} GiB in {precision}, "
+            f"{free / 2**30:.1f} GiB are free on {device}",
+            where="run with sharded weights",
+            remedy="train with `gemma-lora train` under the launcher; then give the same settings to "
+            "`gemma-lora run`, without a launcher, on a machine whose device holds the model "
+            "(docs/scaling.md)",
+        )
 
 
 def _judged(config: Config, run_dir: RunDir) -> bool:

@@ -58,8 +58,13 @@ SHAPES = {
 }
 
 
-def training(shape: Shape, *, rank: int, batch: int, max_length: int) -> dict[str, float]:
-    """Parts and `total` in GiB, with bf16 weights and gradient checkpointing."""
+def training(
+    shape: Shape, *, rank: int, batch: int, max_length: int, shards: int = 1
+) -> dict[str, float]:
+    """Parts and `total` in GiB, with bf16 weights and gradient checkpointing.
+
+    `shards`: processes that hold a part of the layers' weights each.
+    """
     tokens = batch * max_length
     q, kv = shape.heads * shape.head, shape.kv_heads * shape.head
     h, f = shape.hidden, shape.mlp
@@ -71,8 +76,12 @@ def training(shape: Shape, *, rank: int, batch: int, max_length: int) -> dict[st
     kept = shape.layers * tokens * h * 2
     # bf16 logits, fp32 copy, softmax, and the gradients of both; two more copies where they are capped
     logits = tokens * SUPERVISED * shape.vocabulary * (24 if shape.eager else 16)
+    layer_weights = sum(a * b for a, b in shape.linear)
+    spread = shape.layers * layer_weights * (1 - 1 / shards)
     parts = {
-        "weights": shape.parameters * 2 / GIB,
+        "weights": (shape.parameters - spread) * 2 / GIB,
+        # two layers gathered, and one as it is received
+        **({"gathered": 3 * layer_weights * 2 / GIB} if shards > 1 else {}),
         "adapter": shape.adapter(rank) * 16 / GIB,  # fp32 weight, gradient, two moments
         "activations": (layer + kept) / GIB,
         "logits": logits / GIB,

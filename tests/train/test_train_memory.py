@@ -31,6 +31,7 @@ def planned(
     device: str = "cuda",
     precision: str = "bf16",
     share: int | None = None,
+    shards: int = 1,
     **train: object,
 ) -> Budget:
     return plan(
@@ -42,6 +43,7 @@ def planned(
         precision=precision,
         free=int(free * GIB),
         share=share,
+        shards=shards,
     )
 
 
@@ -69,6 +71,17 @@ def test_what_is_set_stays_with_a_warning_where_it_will_not_fit():
     assert (tight.tokens, tight.checkpointing) == (4096, False)
     assert tight.warning is not None
     assert "gradient checkpointing on it needs" in tight.warning
+
+
+def test_sharded_weights_are_counted_by_their_part():
+    layers = 18 * 2048 * (2 * 8 * 256 + 2 * 256 + 3 * 16_384)
+    shape = replace(GEMMA_2B, shared_out=layers, largest_layer=layers // 18)
+    whole, part = (planned(shape, 80, shards=n).forecast.parts for n in (1, 4))
+    assert whole["weights"] - part["weights"] == pytest.approx(2 * layers * 3 / 4, abs=4)
+    assert part["working"] - whole["working"] == 3 * 2 * layers // 18
+    with pytest.raises(EnvironmentFault) as found:
+        planned(shape, 5)
+    assert "on 4 GPUs with --shard-weights: 3." in str(found.value.details)
 
 
 def test_nothing_fits_is_an_error_that_says_what_would():

@@ -24,6 +24,8 @@ USUAL = {"cuda": 8192, "cpu": 1024}
 """Tokens at once beyond which it gets no faster (CPU: measured; GPU: aimed for)."""
 LEAST = 256
 """Tokens at once below which recomputing activations costs less than smaller matrix products."""
+_MANY = 4
+"""GPUs for which it is said what sharding would give."""
 GIB = 2**30
 
 
@@ -90,14 +92,23 @@ def plan(
     precision: str,
     free: int,
     share: int | None = None,
+    shards: int = 1,
 ) -> Budget:
     """The fastest way of training that fits in `free` bytes; EnvironmentFault where none does.
 
-    `name` of the model is for messages; `share`: most tokens of a micro-batch that are of use.
+    `name` of the model is for messages; `share`: most tokens of a micro-batch that are of use;
+    `shards`: processes that hold a part of the layers' weights each.
     """
     train = config.train
 
-    def at(tokens: int, checkpointing: bool, *, kind: str = precision, longest: int = 0) -> Budget:
+    def at(
+        tokens: int,
+        checkpointing: bool,
+        *,
+        kind: str = precision,
+        longest: int = 0,
+        shards: int = shards,
+    ) -> Budget:
         longest = longest or lengths.longest
         found = forecast(
             shape,
@@ -112,6 +123,7 @@ def plan(
                 longest=longest,
                 shortest=min(lengths.shortest, longest),
                 supervised=lengths.supervised,
+                shards=shards,
             ),
         )
         return Budget(max(tokens, longest), checkpointing, found, free)
@@ -140,6 +152,9 @@ def plan(
             smaller.append(f"{_needs(name, half, 'bf16')}")
         short = at(LEAST, True, longest=min(LEAST, lengths.longest)).forecast.total
         smaller.append(f"with --max-length {min(LEAST, lengths.longest)}: {_gib(short)} GiB")
+        if device == "cuda" and shards == 1:
+            part = at(least.tokens, True, shards=_MANY).forecast.total
+            smaller.append(f"on {_MANY} GPUs with --shard-weights: {_gib(part)} GiB on each")
         smaller.append(
             f"its weights alone are {_gib(shape.parameters * BYTES[precision])} GiB in {precision}"
         )

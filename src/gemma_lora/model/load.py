@@ -94,7 +94,8 @@ def check_access(ref: BaseRef) -> BaseFacts:
     folder, commit = fetch(ref, weights=False)
     family, text = _text_config(folder)
     check_base_folder(folder)
-    parameters = int(_without_weights(family, text).num_parameters())
+    layers = _without_weights(family, text)
+    parameters = int(layers.num_parameters())
     stored = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
     if ref.kind == "hub":
         weight_bytes = parameters * (4 if stored == "float32" else 2)
@@ -113,7 +114,15 @@ def check_access(ref: BaseRef) -> BaseFacts:
         stored_dtype=stored,
         attention=family.attention,
         attention_reason=family.attention_reason,
-        shape=Shape.of(text, parameters=parameters, stored_bytes=4 if stored == "float32" else 2),
+        shape=Shape.of(
+            text,
+            parameters=parameters,
+            stored_bytes=4 if stored == "float32" else 2,
+            layer_sizes=[
+                sum(p.numel() for p in layer.parameters() if p.dim() > 1)
+                for layer in cast(Any, layers.base_model).layers
+            ],
+        ),
         notes=notes_of(family, text),
     )
 

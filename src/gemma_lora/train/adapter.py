@@ -2,8 +2,9 @@
 
 Writes the adapter folder through `model.save_adapter`, takes the adapter's layers off the base model
 and puts them back from the folder with `PeftModel.from_pretrained`, so that no second copy of the
-base is loaded; the logits must be the same. ModelError where they are not, or where the adapter
-changes nothing.
+base is loaded; the logits must be the same. With sharded weights the other processes make the same
+passes meanwhile (`take_part`). ModelError where the logits differ, or where the adapter changes
+nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from gemma_lora.errors import ModelError
 from gemma_lora.model import BaseRef, save_adapter
 from gemma_lora.train.packing import Batch
 
-__all__ = ["save_verified"]
+__all__ = ["save_verified", "take_part"]
+
+_PASSES = 3
+"""Forward passes that `save_verified` makes."""
 
 
 def save_verified(
@@ -47,6 +51,12 @@ def save_verified(
                 where=str(folder),
                 remedy="train for more steps or with a higher --learning-rate",
             )
+
+
+def take_part(model: PeftModel, probe: Batch) -> None:
+    """The passes of `save_verified` in a process that holds a part of the weights it needs."""
+    for _ in range(_PASSES):
+        _logits(model, probe)
 
 
 def _logits(model: PeftModel, probe: Batch) -> Tensor:

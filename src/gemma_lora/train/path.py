@@ -23,6 +23,7 @@ from gemma_lora.train.fused import Installed, installed
 from gemma_lora.train.loss import Autocast, causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.packing import Batch
 from gemma_lora.train.products import Buffers
+from gemma_lora.train.sharding import WHOLE, Weights
 from gemma_lora.train.trainer import out_of_memory
 
 __all__ = ["PATHS", "Path", "candidates", "choose"]
@@ -89,11 +90,12 @@ def choose(
     autocast: Autocast,
     tolerance: float,
     console: Console,
+    weights: Weights = WHOLE,
 ) -> tuple[Path, float]:
     """The first of `paths` with the plain forward's loss, and that loss a token.
 
     `packed` is several rows and `single` one of them, for paths that do not pack. To be called on a
-    fresh adapter, whose update is zero. ModelError where no path is within `tolerance` (relative).
+    fresh adapter, whose update is zero; with sharded `weights` by all processes together. ModelError where no path is within `tolerance` (relative).
     """
     model.eval()
     with torch.no_grad(), autocast():
@@ -107,7 +109,10 @@ def choose(
     faults: list[str] = []
     for path in paths:
         batch, expected = (packed, plain[0]) if path.packs else (single, plain[1])
-        fault = _fault(model, path, batch, expected, autocast, tolerance)
+        fault = _fault(model, path, batch, expected, autocast, tolerance, weights)
+        weights.catch_up()
+        if weights.anywhere(fault is not None):
+            fault = fault or "it does not work in another process"
         if fault is None:
             for text in faults:
                 console.warn(f"{text}; training goes on with {path.name}, which is slower")
@@ -128,10 +133,12 @@ def _fault(
     expected: float,
     autocast: Autocast,
     tolerance: float,
+    weights: Weights,
 ) -> str | None:
     """What is wrong with `path` on `batch`, or None."""
     try:
-        ours = _loss(model, path, batch, autocast)
+        with weights.passes(1):
+            ours = _loss(model, path, batch, autocast)
     except _MISFITS as error:
         if out_of_memory(error):
             raise

@@ -1,6 +1,7 @@
 """Several processes that train one adapter: meeting, exchanging numbers, and noticing the dead.
 
-Every process holds the whole frozen model and computes its share of each step's micro-batches;
+Every process computes its share of each step's micro-batches (with the whole frozen model, or a
+part of it: `train/sharding.py`);
 then the gradients of the adapter are summed, and each makes the same change of the weights. The
 first process leads: it alone prepares, decides, reads and writes the run folder, and calls the others
 when training begins (`led`, `following`). Small numbers always go over gloo, which reports a closed
@@ -41,16 +42,16 @@ _CALL, _LEFT = "gemma-lora/call", "gemma-lora/left"
 _HIDDEN = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     *("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
-    *("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"),
+    *("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP"),
 )
-"""What makes accelerate wrap the model in DistributedDataParallel, shard the loader, or cast."""
+"""What makes accelerate wrap the model, shard the loader, or cast."""
 
 
 class World:
     """The processes that train together; exchanges must be made by all, in the same order."""
 
     def __init__(self, here: Launch, watch: _Watch | None = None) -> None:
-        self.rank, self.size = here.rank, here.size
+        self.rank, self.size, self.local_rank = here.rank, here.size, here.local_rank
         self._here, self._watch = here, watch
 
     @property

@@ -29,26 +29,27 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
-from gemma_lora.launcher import launch
+from gemma_lora.launcher import launch, shards
 from gemma_lora.model.budget import Budget, Lengths, plan
 from gemma_lora.model.families import family_of
-from gemma_lora.model.memory import return_freed_blocks, reuse_freed_blocks
+from gemma_lora.model.memory import map_large_blocks, return_freed_blocks, reuse_freed_blocks
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import trainer as trainers
-from gemma_lora.train.adapter import save_verified
+from gemma_lora.train.adapter import save_verified, take_part
 from gemma_lora.train.card import card_files
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions, decide, need_disk, need_trackers, tell_of_gpus
 from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.loss import causal_model
 from gemma_lora.train.outcome import Base, Data, card_facts, result_of, say_how_it_went
-from gemma_lora.train.packing import collate
+from gemma_lora.train.packing import Batch, collate
 from gemma_lora.train.path import PATHS, Path, candidates, choose
 from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.processes import World, following, led
 from gemma_lora.train.progress import Progress, cut_metrics
+from gemma_lora.train.sharding import WHOLE, Weights, frozen_bytes, shard
 from gemma_lora.train.state import Journal, load_weights, trainable
 
 __all__ = ["follow", "train"]
@@ -69,6 +70,8 @@ class _Job:
     identity: dict[str, str]
     found: Checkpoint | None
     """Where to go on from."""
+    sharded: bool
+    """Whether each process holds a part of the frozen weights."""
 
 
 def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
@@ -88,11 +91,11 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
         "decided": asdict(job.decided),
         "identity": job.identity,
         "step": job.found.step if job.found is not None else None,
+        "sharded": job.sharded,
     }
-    with quiet_libraries(), _memory_faults():
-        with led(call, job.decided.device) as world:
-            model, journal, decided = _trained(job, world, console)
-        result = _finished(job, model, journal, decided, world.size, warned, console)
+    with quiet_libraries(), _memory_faults(), led(call, job.decided.device) as world:
+        trained = _trained(job, world, console)
+        result = _finished(job, trained, world, warned, console)
     write_json(run.training, result)
     return result
 
@@ -120,8 +123,11 @@ def follow() -> None:
         step = call["step"]
         found = checkpoints.at_step(run.checkpoints, step) if step is not None else None
         _need_same(step is None or found is not None, f"the checkpoint of step {step}", world)
-        job = _Job(config, run, base, data, Decisions(**call["decided"]), identity, found)
-        _trained(job, world, console)
+        decided, sharded = Decisions(**call["decided"]), call["sharded"]
+        job = _Job(config, run, base, data, decided, identity, found, sharded)
+        trained = _trained(job, world, console)
+        if sharded:  # the leader proves the adapter, and needs all parts for it
+            take_part(trained.model, _probe(data))
 
 
 def _need_same(same: bool, what: str, world: World) -> None:
@@ -146,6 +152,7 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
             expected="one process",
             remedy="start gemma-lora without a launcher",
         )
+    sharded = shards(config.train.shard_weights)
     console.note(
         f"{base.facts.family} {base.ref.name}; {precision} ({precision.reason}) on {device} "
         f"({device.reason})"
@@ -163,54 +170,69 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
             parameters=base.facts.parameters,
             steps=data.plan.steps,
             steps_per_epoch=data.plan.steps_per_epoch,
-            budget=_budget(config, base, data, str(device), str(precision), processes),
+            budget=_budget(config, base, data, str(device), str(precision), processes, sharded),
             console=console,
         )
-    return _Job(config, run, base, data, decided, identity, found)
+    return _Job(config, run, base, data, decided, identity, found, sharded)
 
 
-def _trained(job: _Job, world: World, console: Console) -> tuple[PeftModel, Journal, Decisions]:
-    """What all processes do together. The chosen weights are in the leader's model."""
+@dataclass(frozen=True)
+class _Trained:
+    model: PeftModel
+    weights: Weights
+    journal: Journal
+    decided: Decisions
+
+
+def _trained(job: _Job, world: World, console: Console) -> _Trained:
+    """What all processes do together. The chosen adapter is in the leader's model."""
     return_freed_blocks()
-    model = _model(job.config, job.base, job.decided)
+    if job.sharded:
+        map_large_blocks()
+    model, weights = _model(job, world, console)
     size = sum(p.numel() for p in trainable(model).values())
     disk = need_disk(job.run.root, trainable=size)
     path, start = None, 0.0
     if world.leads:
         job.run.checkpoints.mkdir(parents=True, exist_ok=True)  # else every Trainer would
-        path, start = _choose_path(model, job.data, job.base, job.decided, console)
+    if world.leads or job.sharded:  # together, where each pass needs all processes
+        path, start = _choose_path(model, job, world, weights, console)
     decided = replace(job.decided, path=world.share(path.name if path is not None else ""))
     if not PATHS[decided.path].packs:
         decided = replace(decided, micro_batch_tokens=1)  # each row alone
+    job = replace(job, decided=decided)
     if path is None:  # proven here too, on this process's device
-        _choose_path(model, job.data, job.base, decided, console)
+        _choose_path(model, job, world, weights, console)
     return_freed_blocks()  # those of the check are smaller than training's, which has no use for them
-    reuse_freed_blocks()
+    if not job.sharded:
+        reuse_freed_blocks()
     console.note(
         f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "
         f"up to {disk / 2**20:,.0f} MiB on the disk"
     )
-    return model, *_fit(replace(job, decided=decided), world, console, model)
+    return _Trained(model, weights, *_fit(job, world, console, model, weights))
 
 
 def _finished(
-    job: _Job,
-    model: PeftModel,
-    journal: Journal,
-    decided: Decisions,
-    processes: int,
-    warned: int,
-    console: Console,
+    job: _Job, trained: _Trained, world: World, warned: int, console: Console
 ) -> dict[str, Any]:
     """The adapter to disk, and the content of training.json."""
-    say_how_it_went(journal, job.data, console)
-    size = sum(p.numel() for p in trainable(model).values())
-    result = result_of(journal, job.base, job.data, decided, size, console.warnings[warned:])
-    result["processes"] = processes
+    say_how_it_went(trained.journal, job.data, console)
+    size = sum(p.numel() for p in trainable(trained.model).values())
+    result = result_of(
+        trained.journal, job.base, job.data, trained.decided, size, console.warnings[warned:]
+    )
+    result["processes"] = world.size
+    result["held_weight_bytes"] = trained.weights.held
     card = card_files(job.config, card_facts(job.config, job.base, result))
-    probe = collate(job.data.train, [_shortest(job.data.train, 1)[0]])
-    save_verified(model, job.base.facts.ref, job.run.adapter, probe, extra=card)
+    ref, probe = job.base.facts.ref, _probe(job.data)
+    save_verified(trained.model, ref, job.run.adapter, probe, extra=card)
     return result
+
+
+def _probe(data: Data) -> Batch:
+    """The row with which the saved adapter is proven."""
+    return collate(data.train, _shortest(data.train, 1))
 
 
 # ---------------------------------------------------------------------- before
@@ -234,7 +256,13 @@ def _base(config: Config) -> tuple[Base, models.Choice, models.Choice]:
 
 
 def _budget(
-    config: Config, base: Base, data: Data, device: str, precision: str, processes: int
+    config: Config,
+    base: Base,
+    data: Data,
+    device: str,
+    precision: str,
+    processes: int,
+    sharded: bool,
 ) -> Budget:
     """Tokens at once and checkpointing that fit the memory of this process."""
     rows = data.train
@@ -249,6 +277,7 @@ def _budget(
         precision=precision,
         free=free if device == "cuda" else free // processes,
         share=_share(config, data, processes) if processes > 1 else None,
+        shards=processes if sharded else 1,
     )
 
 
@@ -300,31 +329,67 @@ def _tokenised(config: Config, fmt: PromptFormat, run: RunDir, console: Console)
     return Data(train_part, validation, plan)
 
 
-def _model(config: Config, base: Base, decided: Decisions) -> PeftModel:
-    loaded = models.load_base(base.facts.ref, precision=decided.precision, device=decided.device)
-    model = models.attach_lora(loaded, config.lora, config.seed)
+def _model(job: _Job, world: World, console: Console) -> tuple[PeftModel, Weights]:
+    """The base model with a fresh adapter, on the device of this process."""
+    decided = job.decided
+    if job.sharded:
+        model, weights = _sharded_model(job, world, console)
+    else:
+        model, weights = _loaded(job, decided.device), WHOLE
     causal = causal_model(model)
     causal.config.use_cache = False
     if decided.gradient_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
-    return model
+    return model, weights
+
+
+def _loaded(job: _Job, device: str) -> PeftModel:
+    ref, precision = job.base.facts.ref, job.decided.precision
+    loaded = models.load_base(ref, precision=precision, device=device)
+    return models.attach_lora(loaded, job.config.lora, job.config.seed)
+
+
+def _sharded_model(job: _Job, world: World, console: Console) -> tuple[PeftModel, Weights]:
+    """Loaded on the CPU, one process of a machine after the other: one whole model at a time."""
+    made: list[tuple[PeftModel, Weights]] = []
+    for turn in range(world.size):
+        if turn == world.local_rank:
+            model = _loaded(job, "cpu")
+            whole = frozen_bytes(model)
+            weights = shard(model, world, job.decided.device)
+            model.to(torch.device(job.decided.device))
+            return_freed_blocks()
+            console.note(
+                f"frozen weights are sharded: each of {world.size} processes holds "
+                f"{frozen_bytes(model) / 2**20:,.1f} MiB of {whole / 2**20:,.1f} MiB"
+            )
+            made.append((model, weights))
+        world.gather(0.0)
+    return made[0]
 
 
 def _choose_path(
-    model: PeftModel, data: Data, base: Base, decided: Decisions, console: Console
+    model: PeftModel, job: _Job, world: World, weights: Weights, console: Console
 ) -> tuple[Path, float]:
     """The fastest way of computing that gives the plain forward's loss, and that loss a token."""
+    data, base, decided = job.data, job.base, job.decided
     device = torch.device(decided.device)
     short = _shortest(data.train, 3)
     packs = family_of(base.facts.model_type, where=base.ref.name).packs
+    names = [decided.path]
+    if not decided.path:
+        names = [path.name for path in candidates(model, decided.device, packs=packs)]
+    if weights.sharded:
+        names = world.share(names)
     return choose(
         model,
-        [PATHS[decided.path]] if decided.path else candidates(model, decided.device, packs=packs),
+        [PATHS[name] for name in names],
         collate(data.train, short).to(device),
         collate(data.train, short[:1]).to(device),
         autocast=trainers.autocast_for(decided.precision, device),
         tolerance=_TOLERANCE[decided.precision],
         console=console,
+        weights=weights,
     )
 
 
@@ -337,7 +402,9 @@ def _shortest(rows: Tokenised, count: int) -> list[int]:
 # ---------------------------------------------------------------------- training
 
 
-def _fit(job: _Job, world: World, console: Console, model: PeftModel) -> tuple[Journal, Decisions]:
+def _fit(
+    job: _Job, world: World, console: Console, model: PeftModel, weights: Weights
+) -> tuple[Journal, Decisions]:
     """Train to the end or on from a checkpoint, and leave the chosen weights in `model`."""
     config, run, data, decided = job.config, job.run, job.data, job.decided
     if world.leads:
@@ -365,6 +432,7 @@ def _fit(job: _Job, world: World, console: Console, model: PeftModel) -> tuple[J
             identity=job.identity,
             interrupts=interrupts,
             world=world,
+            weights=weights,
             console=console,
             progress=lambda step: Progress(
                 console,
@@ -418,7 +486,7 @@ def _written(found: Checkpoint | None) -> int:
 
 def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
-    recipe = config.train.model_dump(mode="json", exclude={"report_to"})
+    recipe = config.train.model_dump(mode="json", exclude={"report_to", "shard_weights"})
     return {
         "adapter settings": digest(config.lora.model_dump(mode="json")),
         "recipe": digest(recipe, config.data.on_long_row),

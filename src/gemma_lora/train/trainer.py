@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,7 @@ from gemma_lora.train.plan import Step, StepPlan
 from gemma_lora.train.processes import ALONE, World, flat_gradients, put_gradients
 from gemma_lora.train.products import Buffers
 from gemma_lora.train.progress import Progress, peak_memory_mib
+from gemma_lora.train.sharding import WHOLE, Weights
 from gemma_lora.train.state import (
     Journal,
     load_weights,
@@ -134,6 +136,7 @@ class StepTrainer(Trainer):
         progress: Callable[[int], Progress],
         resume: Checkpoint | None,
         world: World = ALONE,
+        weights: Weights = WHOLE,
     ) -> None:
         super().__init__(model=model, args=arguments)
         self.remove_callback(PrinterCallback)
@@ -143,7 +146,7 @@ class StepTrainer(Trainer):
         self._rows, self._masks, self._buffers = rows, masks, buffers
         self.decided, self._patience, self._folder = decided, patience, folder
         self._identity, self._interrupts, self._resume = identity, interrupts, resume
-        self._console, self._world = console, world
+        self._console, self._world, self._weights = console, world, weights
         self._agreed_stop = 0
         self._progress = progress(self.journal.step)
         self._seconds_before = self.journal.seconds
@@ -233,6 +236,7 @@ class StepTrainer(Trainer):
             if not out_of_memory(error):
                 raise
             loss, memory_fault = 0.0, True
+        self._weights.catch_up()
         losses, memory_faults = self._agree(loss, memory_fault)
         if any(memory_faults):
             self._peft.zero_grad(set_to_none=True)
@@ -247,15 +251,21 @@ class StepTrainer(Trainer):
         parts: list[Tensor] = []
         supervised = self._rows.tokens(step.rows)[1]
         micro = batches(self._rows, step.rows, self.decided.micro_batch_tokens)
-        for number, batch in self._world.mine(micro):
-            # every random number of a forward pass follows from where it is, not from what ran before
-            seed_torch(self.args.seed, step.number, number)
-            if self._masks is not None:
-                self._masks.at(step.number, number)
-            with self._autocast():
-                part = nll_sum(self._peft, batch.to(self.args.device)) / supervised
-            self.accelerator.backward(part)
-            parts.append(part.detach())
+        mine, fillers = [*self._world.mine(micro)], self._weights.fillers(micro)
+        with self._weights.passes(len(mine) + len(fillers)):
+            for number, batch in mine:
+                # every random number of a forward pass follows from where it is, not from what ran before
+                seed_torch(self.args.seed, step.number, number)
+                if self._masks is not None:
+                    self._masks.at(step.number, number)
+                with self._autocast():
+                    part = nll_sum(self._peft, batch.to(self.args.device)) / supervised
+                self.accelerator.backward(part)
+                parts.append(part.detach())
+            for batch in fillers:  # no row counts twice
+                with self._autocast():
+                    part = nll_sum(self._peft, batch.to(self.args.device)) * 0
+                self.accelerator.backward(part)
         if not parts and self.accelerator.scaler is not None:  # it must know its scale to unscale
             self.accelerator.scaler.scale(torch.zeros((), device=self.args.device))
         return float(torch.stack(parts).double().sum()) if parts else 0.0
@@ -390,7 +400,7 @@ class StepTrainer(Trainer):
         epoch = self._plan.epoch_after(journal.step)
 
         def look(done: int) -> None:
-            if self._interrupts.pending is not None:
+            if self._weights.anywhere(self._interrupts.pending is not None):
                 raise _Abandoned
             self._progress.draw(journal.step, epoch, f"validating {done}/{len(mine)}")
 
@@ -399,17 +409,19 @@ class StepTrainer(Trainer):
         mine = [batch for _, batch in self._world.mine(made)]
         count = sum(batch.supervised for batch in mine)
         mean, whole = 0.0, True
+        measured = partial(
+            mean_nll, self._peft, device=self.args.device, autocast=self._autocast, on_batch=look
+        )
         try:
             if mine:
-                mean = mean_nll(
-                    self._peft,
-                    mine,
-                    device=self.args.device,
-                    autocast=self._autocast,
-                    on_batch=look,
-                )
+                mean = measured(mine)
+            if fillers := self._weights.fillers(made):
+                measured(fillers)
         except _Abandoned:
             whole = False
+        except EnvironmentFault:
+            self._save_before_failing()
+            raise
         means, counts, wholes, weights = self._agree(mean, count, whole, self._weights_print())
         if not all(wholes):
             return

@@ -40,7 +40,7 @@ def _matmul(job: Job) -> dict[str, Any]:
     from bench import matmul
     from bench.shapes import SHAPES
 
-    return matmul.measure(SHAPES[job.shape], job.device, job.seconds)
+    return matmul.measure(SHAPES[job.shape], job.device, job.precision, job.seconds)
 
 
 def _profile(job: Job) -> dict[str, Any]:

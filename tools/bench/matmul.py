@@ -22,17 +22,18 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 ROWS = {"cpu": 1024, "cuda": 8192}
 
 
-def measure(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
+def measure(shape: Shape, device: str, precision: str, seconds: float) -> dict[str, Any]:
     """GFLOP/s by shape, and the best as `gflops`."""
     wide = [*shape.linears.values(), (shape.hidden, shape.vocabulary)]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     products: dict[str, Product] = {"torch.mm": lambda x, w, out: torch.mm(x, w.T, out=out)}
-    if device == "cpu" and shape.dtype == "float32":
+    if device == "cpu" and precision == "fp32":
         products["numpy.matmul"] = lambda x, w, out: torch.from_numpy(
             np.matmul(x.numpy(), w.numpy().T, out=out.numpy())
         )
     rates = {
         f"{ROWS[device]}x{inputs}x{outputs} {name}": _rate(
-            product, ROWS[device], inputs, outputs, getattr(torch, shape.dtype), device, seconds
+            product, ROWS[device], inputs, outputs, dtype, device, seconds
         )
         for inputs, outputs in dict.fromkeys(wide)
         for name, product in products.items()
@@ -42,7 +43,7 @@ def measure(shape: Shape, device: str, seconds: float) -> dict[str, Any]:
         "gflops": max(rates.values()),
         "by_shape": rates,
         "threads": torch.get_num_threads(),
-        "dtype": shape.dtype,
+        "dtype": precision,
     }
 
 

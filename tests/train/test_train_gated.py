@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gemma_lora.train.gated import gated, gated_backward
+from gemma_lora.train.gated import BLOCK, gated, gated_backward
 
-SIZES = [(1, 1), (3, 7), (256, 16), (700, 33)]  # below, at and above a block of rows
+SIZES = [(1, 1), (3, 7), (BLOCK, 16), (700, 33)]  # below, at and above a block of rows
 
 
 def parts(size, kind=torch.float32):

@@ -96,7 +96,7 @@ def test_nothing_fits_is_an_error_that_says_what_would():
 
 def measured(case: str, runs: int, folder: Path) -> list[tuple[str, float]]:
     """Name and error of each case."""
-    out = folder / "planned.json"
+    out = folder / "memory.json"
     subprocess.run(
         [sys.executable, "-m", "bench.planned", "--runs", str(runs), "--out", str(out)]
         + (["--only", case] if case else []),
@@ -104,7 +104,7 @@ def measured(case: str, runs: int, folder: Path) -> list[tuple[str, float]]:
         capture_output=True,
         cwd=ROOT / "tools",
     )
-    return [(name, row["error"]) for name, row in json.loads(out.read_text()).items()]
+    return [(name, row["error"]) for name, row in json.loads(out.read_text())["cases"].items()]
 
 
 @LINUX

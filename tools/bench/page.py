@@ -23,7 +23,7 @@ machine that does nothing else:
 
 <!-- not run: make -->
 ```bash
-make bench bench-2b bench-switches profile bench-page
+make bench bench-2b bench-switches bench-memory profile bench-page
 ```
 """
 
@@ -39,7 +39,7 @@ _METHOD = """## How it is measured
   imports and compilation included.
 - **Memory** is the highest resident memory after the weights were loaded and touched, minus that at this moment (the
   kernel's high-water mark, set back then). Ours includes saving and proving the adapter, which the others do not do.
-- **The machine's limit** is torch.mm alone, in the model's shapes and format, in the same rounds; the fastest shape counts.
+- **The machine's limit** is a matrix product alone (torch.mm or numpy.matmul), in the model's shapes and format, in the same rounds; the fastest shape counts.
 - **FLOPs** are those that are needed: 4 for each linear parameter of the layers and token, 6 for each LoRA parameter and
   token, 4 x vocabulary x hidden for each supervised token, and causal attention by the rows' real lengths. Padding,
   recomputation and logits without a label earn nothing.
@@ -87,6 +87,7 @@ _HEADINGS = {
     "2b-cuda": "## Gemma 2B's true shape on a GPU\n\n",
     "switches": "## TRL's switches\n\n",
     "profile": "## Where the time of a step goes\n\n",
+    "memory": "## Predicted and measured memory\n\n",
 }
 _NOT_YET = dict.fromkeys(_HEADINGS, "Not measured yet.\n") | {
     "2b-cuda": "Not tried: no GPU was at hand. `make bench-2b` measures it where there is one.\n"
@@ -152,12 +153,46 @@ def profile(part: Part) -> str:
     return "\n".join([*lines, f"| all others | {found['others_share']:.1%} | | |", ""])
 
 
+def memory(part: Part) -> str:
+    """Predicted beside measured peaks, and how many are inside the band."""
+    lines = [
+        _HEADINGS["memory"]
+        + "Predicted before anything is loaded, from the model's config and the rows' lengths "
+        "(`model/memory.py`); measured in fresh processes that train two steps with validation, checkpoint and "
+        "saving: the highest resident memory less that after the imports, on a GPU what the allocator held. "
+        "Tokens are those of a micro-batch and of a row; MiB.\n",
+        "| case | model | training | tokens | predicted | measured | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    errors: list[float] = []
+    for key, found in part["cases"].items():
+        case = found["case"]
+        errors.append(found["error"])
+        lines.append(
+            f"| {key} | {case['family']}, {case['hidden']} x {case['layers']}, MLP {case['mlp']:,}, "
+            f"vocabulary {case['vocabulary']:,} | {case['precision']}, r={case['rank']}"
+            f"{', recomputed' if case['checkpointing'] else ''}"
+            f"{'' if case['dropout'] else ', no dropout'} | {case['tokens']:,} / {case['row']:,} "
+            f"| {found['predicted'] / 2**20:,.0f} | {found['measured'] / 2**20:,.0f} "
+            f"({_range([x / 2**20 for x in found['range']])}, {found['runs']}) | {found['error']:+.1%} |"
+        )
+    inside = sum(abs(error) <= part["band"] for error in errors)
+    lines += [
+        "",
+        f"In brackets the range and number of processes, of which the median counts. {inside} of {len(errors)} "
+        f"predictions are within {part['band']:.0%}; the worst is {max(errors, key=abs):+.1%}.\n",
+        _dates(part),
+    ]
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[Part], str]] = {
     "speed": speed,
     "2b-cpu": two_billion("2b-cpu"),
     "2b-cuda": two_billion("2b-cuda"),
     "switches": switches,
     "profile": profile,
+    "memory": memory,
 }
 """Name of the file in build/bench without its ending: the text of it."""
 

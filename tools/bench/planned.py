@@ -4,7 +4,7 @@ Each case is a random model on disk and rows of a stated length, trained by `gem
 steps with validations, checkpoints and the adapter written, in a fresh process. Measured is the kernel's
 high-water mark of resident memory (VmHWM) minus the resident memory after the imports; the median of
 three processes counts. Predicted is what training said before it loaded anything. Writes
-build/bench/planned.json; `--page` puts the table into docs/training.md. Needs Linux.
+build/bench/memory.json, of which `python -m bench page` makes a part of docs/benchmarks.md. Needs Linux.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from bench import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTER = ROOT / "src" / "gemma_lora" / "starter"
@@ -194,6 +196,7 @@ def measure(case: Case, *, runs: int, device: str) -> dict[str, Any]:
     return {
         "case": asdict(case),
         "device": device,
+        "runs": runs,
         "measured": measured,
         "range": [min(one["measured"] for one in found), max(one["measured"] for one in found)],
         "predicted": predicted,
@@ -249,20 +252,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=int, default=3, help="fresh processes for each case")
     parser.add_argument("--only", help="cases, separated by commas")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "planned.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "memory.json")
     options = parser.parse_args(arguments)
     if options.child:
         _in_child(options)
         return 0
     wanted = options.only.split(",") if options.only else [case.name for case in CASES]
-    table: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    part: dict[str, Any] = {"cases": {}}
+    if options.out.exists():
+        part = json.loads(options.out.read_text())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         if case.name not in wanted:
             continue
         found = measure(case, runs=options.runs, device=options.device)
-        table[f"{case.name}/{options.device}"] = found
-        options.out.write_text(json.dumps(table, indent=1))
+        part["cases"][f"{case.name}/{options.device}"] = found
+        part |= {"quick": False, "about": machine.about(), "band": BAND}
+        options.out.write_text(json.dumps(part, indent=1))
         print(
             f"{case.name:20} predicted {found['predicted'] / 2**20:7,.0f} MiB  measured "
             f"{found['measured'] / 2**20:7,.0f} MiB  {found['error']:+.1%}",

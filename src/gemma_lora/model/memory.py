@@ -274,12 +274,13 @@ def reuse_freed_blocks() -> None:
 
     By itself it gives blocks of some MiB back to the system again and again, and each new page is zeroed
     and mapped anew: up to a tenth of a step (docs/training.md). The opposite, mapping all large blocks
-    singly, leaves the heap without holes but costs 30 % more CPU time a step: tried, dropped.
+    singly, leaves the heap without holes but costs 30 % more CPU time a step: tried, dropped. Blocks above
+    32 MiB are always mapped singly.
     """
     library = _c_library()
     if library is not None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes; more changes nothing
 
 
 def map_large_blocks() -> None:

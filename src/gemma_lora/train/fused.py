@@ -3,8 +3,8 @@
 `installed` gives an adapter's layers forward functions with gradients written by hand, and takes them
 away again. Compared with PEFT and autograd: projections that read the same input are one function
 with one dropout mask, none of it stored as numbers; updates are added in place; of the MLP only gate
-and up are kept for the backward pass, in blocks that are used again; normalisation keeps its input
-only. Weights, names and the adapter on disk stay plain PEFT. What is not a plain LoRA layer keeps
+and up are kept for the backward pass, in blocks that are used again, and the last one is computed only
+where there is loss; normalisation keeps its input only. Weights, names and the adapter on disk stay plain PEFT. What is not a plain LoRA layer keeps
 PEFT's own forward, and is counted. Reads and writes no file.
 
 Source of the formulas: LoRA (arXiv 2106.09685), y = W x + s B A dropout(x).
@@ -24,11 +24,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.activations import GELUTanh
 
-from gemma_lora.train.gated import gated, gated_backward
+from gemma_lora.train.gated import BLOCK, gated, gated_backward
 from gemma_lora.train.masks import Masks, Place
 from gemma_lora.train.products import Buffers, linear
 
-__all__ = ["Installed", "installed"]
+__all__ = ["READ_AT", "Installed", "installed"]
 
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Projections by the input that they read."""
@@ -36,6 +36,10 @@ _ATTENTIONS = ("GemmaAttention", "Gemma2Attention", "Gemma3Attention")
 """Those that ask for q, k and v of one input, always and in this order."""
 _NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 """Normalisations by (1 + weight) in fp32."""
+_LAYERS = ("GemmaDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer")
+"""Those that do nothing across positions after their attention."""
+READ_AT = "gemma_lora_read_at"
+"""Name of the attribute by which `loss.nll_sum` tells the last layer which positions it will read (S,)."""
 _MLPS = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "Gemma4TextMLP")
 """Those that compute down(act(gate(x)) * up(x)) and nothing else."""
 
@@ -134,16 +138,17 @@ class _Maps:
         """x A^T of all, side by side (T, sum of ranks)."""
         return linear(x, torch.cat(list(self.a)).to(x.dtype))
 
-    def forward(
-        self, flat: Tensor, inner: Tensor, into: Sequence[Tensor | None] | None = None
-    ) -> list[Tensor]:
-        """x W^T + s (x A^T) B^T of each; `into` is where to write."""
-        made: list[Tensor] = []
-        parts = inner.split(self.ranks, dim=1)
-        for n, (weight, b, part) in enumerate(zip(self.weights, self.b, parts, strict=True)):
-            y = linear(flat, weight, None if into is None else into[n])
-            made.append(y.addmm_(part, b.to(y.dtype).t(), alpha=self.scales[n]))
+    def forward(self, flat: Tensor, inner: Tensor) -> list[Tensor]:
+        """x W^T + s (x A^T) B^T of each."""
+        made = [linear(flat, weight) for weight in self.weights]
+        self.update(made, inner)
         return made
+
+    def update(self, ys: Sequence[Tensor], inner: Tensor) -> None:
+        """Add s (x A^T) B^T to each of `ys`, for all rows or for the same part of them as `inner`."""
+        parts = inner.split(self.ranks, dim=1)
+        for y, b, part, scale in zip(ys, self.b, parts, self.scales, strict=True):
+            y.addmm_(part, b.to(y.dtype).t(), alpha=scale)
 
     def backward(
         self,
@@ -162,7 +167,7 @@ class _Maps:
             torch.mm(dys[n], self.b[n].to(own.dtype), out=own)
             own.mul_(self.scales[n])
             # as (r, out): the fast way round
-            dbs.append(torch.mm(x.t(), dys[n]).t().float().mul_(self.scales[n]))
+            dbs.append(linear(x.t(), dys[n].t()).t().float().mul_(self.scales[n]))
         dropped = flat if place is None else place.drop_(flat.clone())
         das = [x.float() for x in linear(outer.t(), dropped.t()).split(self.ranks)]
         dx = None
@@ -234,8 +239,11 @@ class _Mlp(torch.autograd.Function):
         rows, width = len(flat), len(ends.weights[0])
         gate, up, hidden = (how.buffers.lend(rows, width, flat) for _ in range(3))
         inner = ends.inner(flat if how.reads is None else how.reads.drop_(flat.clone()))
-        ends.forward(flat, inner, (gate, up))
-        gated(gate, up, hidden)
+        for y, weight in zip((gate, up), ends.weights, strict=True):
+            linear(flat, weight, y)
+        for g, u, h, part in zip(*(x.split(BLOCK) for x in (gate, up, hidden, inner)), strict=True):
+            ends.update((g, u), part)
+            gated(g, u, h)
         y = linear(hidden, down.weights[0])
         narrow = down.inner(hidden if how.down is None else how.down.drop_(hidden))
         y.addmm_(narrow, down.b[0].to(y.dtype).t(), alpha=down.scales[0])
@@ -261,7 +269,7 @@ class _Mlp(torch.autograd.Function):
         if how.down is not None:
             how.down.drop_(hidden)
         da = linear(outer.t(), hidden.t()).float()
-        db = torch.mm(narrow.t(), dy).t().float().mul_(down.scales[0])
+        db = linear(narrow.t(), dy.t()).t().float().mul_(down.scales[0])
         dx, das, dbs = ends.backward(
             [dgate, dup], flat, inner, how.reads, input_too=ctx.needs_input_grad[0]
         )
@@ -312,6 +320,7 @@ def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> G
     masks = Masks(dropout, seed)
     found = Installed(masks, [], Buffers())
     changed: list[nn.Module] = []
+    last = cast(nn.Module, cast(Any, model.get_base_model()).base_model.layers[-1])
 
     def put(module: nn.Module, forward: Callable[..., Tensor]) -> None:
         module.forward = forward
@@ -323,7 +332,9 @@ def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> G
             for own in projections.values():
                 put(own.layer, own)
             if len(projections) == 3 and _is_mlp(parent) and shared:
-                put(parent, _mlp(projections, found.buffers))
+                whole = _mlp(projections, found.buffers)
+                reads_part = type(last).__name__ in _LAYERS and parent is last.mlp
+                put(parent, _only_where_read(last, whole) if reads_part else whole)
             if type(parent).__name__ in _NORMS and not parent.weight.requires_grad:
                 put(parent, _norm(parent))
         found.left.extend(name for name, m in model.named_modules() if _is_left(m, changed))
@@ -379,6 +390,23 @@ def _is_plain(layer: Any) -> bool:
 def _is_mlp(parent: nn.Module) -> bool:
     """Whether `parent` is what `_Mlp` computes."""
     return type(parent).__name__ in _MLPS and isinstance(parent.act_fn, GELUTanh)
+
+
+def _only_where_read(
+    mlp: nn.Module, whole: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """`whole` at the positions that the loss reads (`READ_AT`), zeros elsewhere.
+
+    For the last layer: what follows it is computed for each position alone.
+    """
+
+    def forward(x: Tensor) -> Tensor:
+        at: Tensor | None = vars(layer).get(READ_AT)
+        if at is None:
+            return whole(x)
+        return x.new_zeros(x.shape).index_copy(1, at, whole(x.index_select(1, at)))
+
+    return forward
 
 
 def _mlp(own: dict[str, _Projection], buffers: Buffers) -> Callable[[Tensor], Tensor]:

@@ -231,26 +231,6 @@ def test_projections_of_one_input_are_computed_once_and_nothing_stays_behind(tin
         assert {block.data_ptr() for block in own.buffers._free} == lent  # and used again
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
-def test_the_last_mlp_is_computed_only_where_there_is_loss(family, tiny_folder, batch):
-    model = peft_model(tiny_folder(family)).train()
-    loss, expected = taken(model, plain_nll_sum(model, batch))
-    rows = []
-    with packed(model) as own:
-        lend = own.buffers.lend
-
-        def noted(count, columns, like):
-            rows.append(count)
-            return lend(count, columns, like)
-
-        own.buffers.lend = noted
-        found, ours = taken(model, nll_sum(model, batch))
-    assert found == pytest.approx(loss, rel=1e-5)
-    assert_near(ours, expected, 1e-5)
-    assert set(rows) == {batch.tokens, batch.supervised}
-    assert batch.supervised < batch.tokens
-
-
 def test_a_projection_asked_alone_is_computed_alone(tiny_folder):
     model = peft_model(tiny_folder("gemma")).train()
     attention = causal_model(model).base_model.layers[0].self_attn

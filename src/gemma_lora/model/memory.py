@@ -25,8 +25,8 @@ __all__ = [
     "reuse_freed_blocks",
 ]
 
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
-"""Most of one chunk's fp32 logits in the loss. Two such buffers exist at a time, three where a final
+CHUNK_BYTES = {"cpu": 31 * 2**20, "cuda": 2**28}
+"""Most of one chunk's fp32 logits in the loss; below what the C library maps anew each time (32 MiB). Two such buffers exist at a time, three where a final
 soft-capping needs its slope."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 SURROUNDINGS = {"cpu": 64 * 2**20, "cuda": 2**30}

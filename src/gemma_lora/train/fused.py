@@ -3,8 +3,8 @@
 `installed` gives an adapter's layers forward functions with gradients written by hand, and takes them
 away again. Compared with PEFT and autograd: projections that read the same input are one function
 with one dropout mask, none of it stored as numbers; updates are added in place; of the MLP only gate
-and up are kept for the backward pass, in blocks that are used again, and the last one is computed only
-where there is loss; normalisation keeps its input only. Weights, names and the adapter on disk stay plain PEFT. What is not a plain LoRA layer keeps
+and up are kept for the backward pass, in blocks that are used again; normalisation keeps its input
+only. Weights, names and the adapter on disk stay plain PEFT. What is not a plain LoRA layer keeps
 PEFT's own forward, and is counted. Reads and writes no file.
 
 Source of the formulas: LoRA (arXiv 2106.09685), y = W x + s B A dropout(x).
@@ -28,7 +28,7 @@ from gemma_lora.train.gated import BLOCK, gated, gated_backward
 from gemma_lora.train.masks import Masks, Place
 from gemma_lora.train.products import Buffers, linear
 
-__all__ = ["READ_AT", "Installed", "installed"]
+__all__ = ["Installed", "installed"]
 
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Projections by the input that they read."""
@@ -36,10 +36,6 @@ _ATTENTIONS = ("GemmaAttention", "Gemma2Attention", "Gemma3Attention")
 """Those that ask for q, k and v of one input, always and in this order."""
 _NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
 """Normalisations by (1 + weight) in fp32."""
-_LAYERS = ("GemmaDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer")
-"""Those that do nothing across positions after their attention."""
-READ_AT = "gemma_lora_read_at"
-"""Name of the attribute by which `loss.nll_sum` tells the last layer which positions it will read (S,)."""
 _MLPS = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "Gemma4TextMLP")
 """Those that compute down(act(gate(x)) * up(x)) and nothing else."""
 
@@ -320,7 +316,6 @@ def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> G
     masks = Masks(dropout, seed)
     found = Installed(masks, [], Buffers())
     changed: list[nn.Module] = []
-    last = cast(nn.Module, cast(Any, model.get_base_model()).base_model.layers[-1])
 
     def put(module: nn.Module, forward: Callable[..., Tensor]) -> None:
         module.forward = forward
@@ -332,9 +327,7 @@ def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> G
             for own in projections.values():
                 put(own.layer, own)
             if len(projections) == 3 and _is_mlp(parent) and shared:
-                whole = _mlp(projections, found.buffers)
-                reads_part = type(last).__name__ in _LAYERS and parent is last.mlp
-                put(parent, _only_where_read(last, whole) if reads_part else whole)
+                put(parent, _mlp(projections, found.buffers))
             if type(parent).__name__ in _NORMS and not parent.weight.requires_grad:
                 put(parent, _norm(parent))
         found.left.extend(name for name, m in model.named_modules() if _is_left(m, changed))
@@ -390,23 +383,6 @@ def _is_plain(layer: Any) -> bool:
 def _is_mlp(parent: nn.Module) -> bool:
     """Whether `parent` is what `_Mlp` computes."""
     return type(parent).__name__ in _MLPS and isinstance(parent.act_fn, GELUTanh)
-
-
-def _only_where_read(
-    mlp: nn.Module, whole: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """`whole` at the positions that the loss reads (`READ_AT`), zeros elsewhere.
-
-    For the last layer: what follows it is computed for each position alone.
-    """
-
-    def forward(x: Tensor) -> Tensor:
-        at: Tensor | None = vars(layer).get(READ_AT)
-        if at is None:
-            return whole(x)
-        return x.new_zeros(x.shape).index_copy(1, at, whole(x.index_select(1, at)))
-
-    return forward
 
 
 def _mlp(own: dict[str, _Projection], buffers: Buffers) -> Callable[[Tensor], Tensor]:

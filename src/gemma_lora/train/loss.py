@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gemma_lora.model.memory import CHUNK_BYTES
-from gemma_lora.train.fused import READ_AT
 from gemma_lora.train.packing import IGNORED, Batch
 from gemma_lora.train.products import linear
 
@@ -40,14 +39,13 @@ def causal_model(model: PeftModel) -> PreTrainedModel:
 def nll_sum(model: PeftModel, batch: Batch) -> Tensor:
     """Sum over the batch's supervised tokens, in nats: an fp32 scalar with gradient."""
     causal = causal_model(model)
-    chosen = batch.labels != IGNORED
-    setattr(causal.base_model.layers[-1], READ_AT, chosen[0].nonzero()[:, 0])
     hidden: Tensor = causal.base_model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         use_cache=False,
         row_lengths=batch.lengths,
     ).last_hidden_state  # (1, T, H)
+    chosen = batch.labels != IGNORED
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
     head = cast(nn.Module, causal.get_output_embeddings())
     return head_nll(hidden[chosen], head, batch.labels[chosen], cap)
@@ -87,11 +85,12 @@ class _FrozenHead(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # the same two blocks for every chunk
-        room = hidden.new_empty(2, min(size, len(hidden)), len(weight), dtype=torch.float32)
+        rows = min(size, len(hidden))
+        room = [hidden.new_empty(rows, len(weight), dtype=torch.float32) for _ in range(2)]
         for start in range(0, len(hidden), size):
             part = hidden[start : start + size].to(weight.dtype)
             wanted = targets[start : start + size, None]
-            logits, change = room[:, : len(part)]
+            logits, change = (block[: len(part)] for block in room)
             if part.dtype == torch.float32:
                 linear(part, weight, logits)
             else:

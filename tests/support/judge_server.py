@@ -11,7 +11,9 @@ compute what is right (`right_scores`). Thread for each connection; connections 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -75,6 +77,10 @@ class Act:
     """Send only so many bytes of the body, although Content-Length promises all, then close."""
     drip: float = 0.0
     """Seconds between the bytes of the body."""
+    twice: bool = False
+    """Send the whole response a second time, as a broken gateway might."""
+    ignore_tool: bool = False
+    """Reply with text where a tool call is demanded."""
     reset: bool = False
     """Break the connection with a TCP reset instead of replying."""
 
@@ -180,7 +186,8 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
                     return
                 if act.status == 200 and act.body is None:
                     text = act.content if act.content is not None else good_reply(seen)
-                    act.body = completion(server.model, text, act)
+                    act = dataclasses.replace(act)  # one Act may serve many requests
+                    act.body = completion(server.model, text, act, tool="tools" in body)
                 self._send(act)
             finally:
                 server.finish(seen)
@@ -197,6 +204,9 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(act.status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            if act.twice:
+                head = b"".join(self._headers_buffer)
+                raw += head + b"\r\n" + raw
             self.end_headers()
             sent = raw if act.cut is None else raw[: act.cut]
             if act.drip:
@@ -213,11 +223,20 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def completion(model: str, text: str | None, act: Act | None = None) -> dict[str, Any]:
+_IDS = itertools.count()
+
+
+def completion(
+    model: str, text: str | None, act: Act | None = None, *, tool: bool = False
+) -> dict[str, Any]:
     act = act or Act()
-    message = {"role": "assistant", "content": text, "refusal": act.refusal}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": act.refusal}
+    if tool and not act.ignore_tool:
+        function = {"name": "record_judgement", "arguments": text}
+        message["content"] = None
+        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": function}]
     return {
-        "id": "chatcmpl-1",
+        "id": f"chatcmpl-{next(_IDS)}",
         "object": "chat.completion",
         "created": 1,
         "model": f"{model}-2026-11-01",

@@ -57,10 +57,18 @@ class Reply:
     usage: Usage = field(default_factory=lambda: Usage(1))
     model: str | None = None
     fingerprint: str | None = None
+    rung: str | None = None
+    """How the reply was held to the schema."""
+    ignored: bool = False
+    """The server passed over the tool it was told to call, and replied in prose."""
 
 
 class NoReply(Exception):
-    """Retries are used up; the text says what happened last."""
+    """Retries are used up; the text says what happened last, `usage` what may have been charged."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        super().__init__(reason)
+        self.usage = usage or Usage()
 
 
 class Rejected(Exception):

@@ -125,6 +125,10 @@ class JudgeServer:
     def chats(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith("/chat/completions")]
 
+    @property
+    def now_in_flight(self) -> int:
+        return self._in_flight
+
     def __enter__(self) -> JudgeServer:
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self

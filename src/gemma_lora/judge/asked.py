@@ -19,7 +19,7 @@ from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
-from gemma_lora.judge.replies import REJECTED, NoReply, Rejected, Reply, remedy_for
+from gemma_lora.judge.replies import REJECTED, Ended, NoReply, Rejected, Reply, remedy_for
 from gemma_lora.records import DIMENSIONS
 from gemma_lora.rundir import digest
 
@@ -27,7 +27,7 @@ __all__ = ["Asker", "LlmScorer"]
 
 
 class Asker(Protocol):
-    """Puts one prompt to a model. Raises NoReply, Rejected, or JudgeError where nothing can work."""
+    """Puts one prompt to a model. Raises NoReply, Rejected, or JudgeError and Ended where nothing can work."""
 
     @property
     def concurrency(self) -> int:
@@ -155,6 +155,8 @@ class LlmScorer:
                 return Outcome.unscored(f"{NO_REPLY}{fault}", spent + fault.usage)
             except Rejected as fault:
                 return Outcome.unscored(f"{REJECTED}{fault}", spent)
+            except Ended as end:
+                return Outcome(ended=end.error, usage=spent + end.usage)
             except JudgeError as error:
                 return Outcome(ended=error, usage=spent)
             self._silent, self._heard = 0, True

@@ -31,7 +31,7 @@ from gemma_lora.judge.connection import Connection, Lost, SentTwice
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.limits import Pace, retry_after
 from gemma_lora.judge.names import Target
-from gemma_lora.judge.replies import STATUS, NoReply, Rejected, Reply
+from gemma_lora.judge.replies import STATUS, Ended, NoReply, Rejected, Reply
 from gemma_lora.judge.wires import ChatWire, Dialect, MessagesWire, Wire
 
 __all__ = ["ServerAsker"]
@@ -100,7 +100,7 @@ class ServerAsker:
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply:
         """One usable or faulty reply. `lower`: one rung down; `longer`: four times the token limit.
 
-        Raises NoReply, Rejected (this request only) or JudgeError (nothing can work).
+        Raises NoReply, Rejected (this request only), JudgeError or Ended (nothing can work).
         """
         if not self._settled:
             async with self._first:  # the first request alone finds out what the server takes
@@ -223,22 +223,32 @@ class ServerAsker:
         limit = 4 * self._config.judge_max_tokens if longer else self._limit
         body = self._wire.body(self.target.model, prompt, dialect, limit)
         rung = self._wire.rungs[dialect.rung]
-        lost = attempt = 0
+        lost = [0]
+        try:
+            reply = await self._tries(body, prompt, limit, rung, lost)
+        except JudgeError as error:
+            raise (Ended(error, Usage(lost=lost[0])) if lost[0] else error) from None
+        return dataclasses.replace(reply, usage=reply.usage + Usage(lost=lost[0]))
+
+    async def _tries(
+        self, body: dict[str, Any], prompt: Prompt, limit: int, rung: str, lost: list[int]
+    ) -> Reply:
+        """`lost[0]` counts the requests that may have been charged without a reply."""
+        attempt = 0
         while True:
             try:
-                reply = await self._once(body, prompt, limit, rung)
-                return dataclasses.replace(reply, usage=reply.usage + Usage(lost=lost))
+                return await self._once(body, prompt, limit, rung)
             except SentTwice:
-                lost += 1
+                lost[0] += 1
                 continue  # at once, on another connection: each body is doubted once only
             except Lost as fault:
                 reason, wait = str(fault), None
-                lost += fault.sent
+                lost[0] += fault.sent
             except _Passing as fault:
                 reason, wait = str(fault), fault.wait
             if attempt == self._config.judge_retries:
                 tries = f"{attempt + 1} tries" if attempt else "1 try"
-                raise NoReply(f"{reason} ({tries})", Usage(lost=lost))
+                raise NoReply(f"{reason} ({tries})", Usage(lost=lost[0]))
             pause = min(_LONGEST_PAUSE, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
             if wait is not None:
                 if wait > _LONGEST_WAIT:

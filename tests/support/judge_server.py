@@ -41,7 +41,8 @@ class Seen:
 
     @property
     def system(self) -> str:
-        return "\n".join(m["content"] for m in self.body["messages"] if m["role"] == "system")
+        turns = [m["content"] for m in self.body["messages"] if m["role"] == "system"]
+        return "\n".join([*turns, self.body.get("system", "")]).strip("\n")
 
     @property
     def user(self) -> str:
@@ -75,6 +76,8 @@ class Act:
     refusal: str | None = None
     cut: int | None = None
     """Send only so many bytes of the body, although Content-Length promises all, then close."""
+    break_off: bool = False
+    """After the body, or what is sent of it, break the connection with a TCP reset."""
     drip: float = 0.0
     """Seconds between the bytes of the body."""
     twice: bool = False
@@ -124,6 +127,14 @@ class JudgeServer:
     @property
     def chats(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith("/chat/completions")]
+
+    def answer(self, seen: Seen, act: Act) -> Act:
+        """The act with its body in the API's form; one Act may serve many requests."""
+        if act.status != 200 or act.body is not None:
+            return act
+        text = act.content if act.content is not None else good_reply(seen)
+        body = completion(self.model, text, act, tool="tools" in seen.body)
+        return dataclasses.replace(act, body=body)
 
     @property
     def now_in_flight(self) -> int:
@@ -188,11 +199,7 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
                     self.connection.close()
                     self.close_connection = True
                     return
-                if act.status == 200 and act.body is None:
-                    text = act.content if act.content is not None else good_reply(seen)
-                    act = dataclasses.replace(act)  # one Act may serve many requests
-                    act.body = completion(server.model, text, act, tool="tools" in body)
-                self._send(act)
+                self._send(server.answer(seen, act))
             finally:
                 server.finish(seen)
 
@@ -223,11 +230,15 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
             if act.cut is not None:
                 self.close_connection = True
+            if act.break_off:
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
 
     return Handler
 
 
-_IDS = itertools.count()
+IDS = itertools.count()
 
 
 def completion(
@@ -240,7 +251,7 @@ def completion(
         message["content"] = None
         message["tool_calls"] = [{"id": "call_1", "type": "function", "function": function}]
     return {
-        "id": f"chatcmpl-{next(_IDS)}",
+        "id": f"chatcmpl-{next(IDS)}",
         "object": "chat.completion",
         "created": 1,
         "model": f"{model}-2026-11-01",

@@ -25,7 +25,7 @@ _CHARS_A_TOKEN = 4.0
 _REPLY_TOKENS = 250.0
 """Guesses for the estimate, until this judge's own figures are there."""
 _OVERHEAD = 256
-"""Tokens that a chat template or a tool's definition adds, at most."""
+"""Tokens that a chat template adds, at most."""
 
 
 def cost(usage: Usage, prices: Prices) -> float | None:
@@ -35,9 +35,9 @@ def cost(usage: Usage, prices: Prices) -> float | None:
     return (usage.input * prices[0] + usage.output * prices[1]) / 1e6
 
 
-def most_tokens(*texts: str) -> int:
-    """More tokens than any tokenizer makes of `texts` as a prompt."""
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + _OVERHEAD
+def most_tokens(text: str) -> int:
+    """More tokens than any tokenizer makes of `text` as a prompt."""
+    return len(text.encode("utf-8", "surrogatepass")) + _OVERHEAD
 
 
 @dataclass(frozen=True)

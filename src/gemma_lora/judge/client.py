@@ -266,7 +266,7 @@ class ServerAsker:
         async with self.pace.slot(need):
             if self._budget is None:
                 return await self._exchange(body, need, rung)
-            bound = most_tokens(prompt.system, prompt.user, json.dumps(body.get("tools", "")))
+            bound = most_tokens(json.dumps(body, ensure_ascii=False))  # schema and tool count, too
             held = await self._budget.hold(bound, limit)
             usage: Usage | None = None
             try:

@@ -39,6 +39,8 @@ __all__ = ["ServerAsker"]
 _LONGEST_PAUSE = 60.0
 _LONGEST_WAIT = 600.0
 """A server that asks for a longer wait than this many seconds ends the stage; it can be continued."""
+_COPIES = 3
+"""Replies that may be copies of others', after which they count as failed tries."""
 _PATIENCE = 3
 """Unusable replies in a row, before any usable one, after which a rung is left."""
 
@@ -234,16 +236,16 @@ class ServerAsker:
         self, body: dict[str, Any], prompt: Prompt, limit: int, rung: str, lost: list[int]
     ) -> Reply:
         """`lost[0]` counts the requests that may have been charged without a reply."""
-        attempt = 0
+        attempt = copies = 0
         while True:
             try:
                 return await self._once(body, prompt, limit, rung)
-            except SentTwice:
-                lost[0] += 1
-                continue  # at once, on another connection: each body is doubted once only
             except Lost as fault:
                 reason, wait = str(fault), None
                 lost[0] += fault.sent
+                if isinstance(fault, SentTwice) and copies < _COPIES:
+                    copies += 1
+                    continue  # at once, on another connection
             except _Passing as fault:
                 reason, wait = str(fault), fault.wait
             if attempt == self._config.judge_retries:
@@ -265,18 +267,23 @@ class ServerAsker:
         need = _needs(chars * self._tokens_a_char, self._output)
         async with self.pace.slot(need):
             if self._budget is None:
-                return await self._exchange(body, need, rung)
+                reply = await self._exchange(body, need, rung)
+                self._learn(chars, reply.usage)
+                return reply
             bound = most_tokens(json.dumps(body, ensure_ascii=False))  # schema and tool count, too
             held = await self._budget.hold(bound, limit)
-            usage: Usage | None = None
+            usage: Usage | None = Usage()  # what was refused, or never sent, costs nothing
             try:
                 await self.pace.sleep(0)  # the end may have been declared while waiting
-                usage = Usage()
                 reply = await self._exchange(body, need, rung)
                 usage = reply.usage if reply.usage.input or reply.usage.output else None
+                self._learn(chars, reply.usage)
                 return reply
-            except (Lost, asyncio.CancelledError) as fault:
-                usage = None if getattr(fault, "sent", True) else Usage()
+            except Lost as fault:
+                usage = None if fault.sent else Usage()
+                raise
+            except asyncio.CancelledError:
+                usage = None
                 raise
             finally:
                 self._budget.settle(held, bound, usage)
@@ -299,11 +306,13 @@ class ServerAsker:
         took = _needs(usage.input, usage.output) if usage.input or usage.output else need
         self.pace.replied(response.headers, time.monotonic() - started, need, took)
         self._connection.doubt(response, scores=reply.fault is None)
-        if usage.input and usage.output:
-            chars = need["input-tokens"] / self._tokens_a_char
-            self._tokens_a_char += 0.1 * (usage.input / max(1.0, chars) - self._tokens_a_char)
-            self._output += 0.1 * (usage.output - self._output)
         return reply
+
+    def _learn(self, chars: int, usage: Usage) -> None:
+        """What the next request will take, for the limits on tokens."""
+        if usage.input and usage.output:
+            self._tokens_a_char += 0.1 * (usage.input / chars - self._tokens_a_char)
+            self._output += 0.1 * (usage.output - self._output)
 
     def _envelope(self, response: httpx2.Response, rung: str) -> Reply:
         """Status 200 to text and facts; a body that has not the API's form is a damaged reply."""

@@ -32,6 +32,8 @@ from gemma_lora.rundir import RunDir, digest, read_saved, write_json
 
 __all__ = ["fingerprint", "judge", "probe"]
 
+_LONG_PROMPT = 4096
+"""Tokens assumed for a prompt whose reply was lost, where no other prompt was counted."""
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
 
@@ -170,7 +172,10 @@ def _repeats(target: Target, config: JudgeConfig, console: Console) -> int:
 def _budget(config: JudgeConfig, spent: Usage) -> Budget | None:
     if config.max_cost is None or config.price_input is None or config.price_output is None:
         return None
-    return Budget(config.max_cost, (config.price_input, config.price_output), spent)
+    # replies that were lost in earlier calls: a prompt of the usual length and a reply of the longest
+    into = spent.input // spent.requests if spent.requests else _LONG_PROMPT
+    lost = Usage(0, spent.lost * into, spent.lost * config.judge_max_tokens)
+    return Budget(config.max_cost, (config.price_input, config.price_output), spent + lost)
 
 
 def _uncached_first(

@@ -69,7 +69,10 @@ class ReplyCache:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, which may prove damaged."""
-        return self._path(key).exists()
+        try:
+            return self._path(key).exists()
+        except OSError:  # a folder that may not be looked into
+            return False
 
     def snapshot(self, judge: str) -> str | None:
         """What the judge with this digest called itself when it last replied."""

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 
 .PHONY: quickstart test test-full check format lint types layers docs clean constraints \
-	bench bench-2b bench-switches bench-memory profile bench-page examine
+	bench bench-2b bench-switches bench-memory profile bench-page examine judge-bench
 
 # --- installed once, and again when what is to be installed changes
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -83,6 +83,10 @@ examine: $(VENV)/installed
 	$(EXAMINE) pandalm --data $(DATA)
 	$(EXAMINE) evouna --data $(DATA)
 	$(EXAMINE) attacks
+
+# --- judging against a server of two seconds' latency on this machine (docs/judge-benchmark.md)
+judge-bench: $(VENV)/installed
+	$(BIN)/python tools/judge_bench.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache

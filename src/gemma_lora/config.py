@@ -175,9 +175,13 @@ class JudgeConfig(_Section):
     """Who judges, and how it is asked."""
 
     judge: str = "lexical"
-    """`lexical` (offline, no model), `openai:MODEL`, `ollama:MODEL`, `http://HOST/v1#MODEL`, `hf:MODEL`, `replay:FILE`."""
-    judge_concurrency: Annotated[int, Field(ge=1, le=512)] = 8
-    """Requests under way at once."""
+    """`lexical` (offline, no model), `openai:MODEL`, `anthropic:MODEL`, `ollama:MODEL`, `http://HOST/v1#MODEL`, `hf:MODEL`, `replay:FILE`."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """Judgements of each answer; their mean counts."""
+    judge_concurrency: Annotated[
+        Annotated[int, Field(ge=1, le=512)] | None, BeforeValidator(_auto)
+    ] = None
+    """Most requests under way at once. auto: 8, then up to 64 while the server keeps up."""
     judge_timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds until a request counts as failed."""
     judge_retries: Annotated[int, Field(ge=0, le=20)] = 5
@@ -188,6 +192,14 @@ class JudgeConfig(_Section):
     """US dollars for a million input tokens of the judge, to show the cost."""
     price_output: Annotated[float | None, Field(ge=0)] = None
     """US dollars for a million output tokens of the judge, to show the cost."""
+    max_cost: Annotated[float | None, Field(gt=0)] = None
+    """US dollars that judging may cost, all calls together: it stops before it would cost more. Needs both prices."""
+
+    @model_validator(mode="after")
+    def _cost_needs_prices(self) -> JudgeConfig:
+        if self.max_cost is not None and None in (self.price_input, self.price_output):
+            raise ValueError("--max-cost needs --price-input and --price-output")
+        return self
 
 
 class Config(_Section):

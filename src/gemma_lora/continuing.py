@@ -35,7 +35,14 @@ __all__ = [
 ]
 
 OPERATIONAL = frozenset(
-    {"judge_concurrency", "judge_timeout", "judge_retries", "price_input", "price_output"}
+    {
+        "judge_concurrency",
+        "judge_timeout",
+        "judge_retries",
+        "price_input",
+        "price_output",
+        "max_cost",
+    }
     | {"answer_batch", "report_to", "shard_weights"}
 )
 """Settings that change how fast or how visibly a run works, never its result."""

@@ -86,17 +86,18 @@ def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> None:
             stream.write(row.model_dump_json().encode("utf-8") + b"\n")
 
 
-def append_jsonl(path: Path, row: BaseModel | Mapping[str, Any]) -> None:
-    """Append one line and flush it to the disk; a kill leaves at most a torn last line."""
-    line = (
+def append_jsonl(path: Path, *rows: BaseModel | Mapping[str, Any]) -> None:
+    """Append lines and flush them to the disk together; a kill leaves at most a torn last line."""
+    lines = [
         row.model_dump_json()
         if isinstance(row, BaseModel)
         else json.dumps(row, ensure_ascii=False, allow_nan=False)
-    )
+        for row in rows
+    ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
-            stream.write(line.encode("utf-8") + b"\n")
+            stream.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

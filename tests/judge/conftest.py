@@ -12,7 +12,13 @@ from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.records import ARMS, Answer, Message
 from gemma_lora.rundir import RunDir, write_jsonl
 
-KEYS = ("OPENAI_API_KEY", "GEMMA_LORA_JUDGE_KEY", "OPENAI_BASE_URL", "OLLAMA_HOST")
+KEYS = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMMA_LORA_JUDGE_KEY",
+    "OPENAI_BASE_URL",
+    "OLLAMA_HOST",
+)
 
 
 @pytest.fixture(autouse=True)

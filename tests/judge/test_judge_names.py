@@ -22,6 +22,8 @@ NAMES = [
     "http://localhost:8001/v1#m",
     "https://judge.example.org/api/v1#org/model",
     "http://[::1]:8000/v1#m",
+    "anthropic:claude-x",
+    "anthropic+http://localhost:8000/v1#m",
     "hf:google/gemma-3-27b-it",
     "hf:google/gemma-3-27b-it@main",
     "replay:some/judgements.jsonl",
@@ -47,10 +49,20 @@ def test_an_unknown_name_lists_the_forms(name: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_anthropic_is_refused_honestly() -> None:
-    with pytest.raises(ConfigError, match="not built in yet") as caught:
-        resolve("anthropic:claude-x")
-    assert "https://HOST/v1#MODEL" in str(caught.value)
+def test_anthropic_has_its_own_api_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-x")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://thief.example")
+    monkeypatch.setenv("GEMMA_LORA_JUDGE_KEY", "own")
+    target = resolve("anthropic:claude-x")
+    assert (target.address, target.protocol) == ("https://api.anthropic.com/v1", "messages")
+    assert key_for(target) == "sk-ant-x"
+    assert judging.where_data_goes(JudgeConfig(judge="anthropic:claude-x")) is not None
+    gateway = resolve("anthropic+http://localhost:81/v1#claude-x")
+    assert (gateway.address, gateway.protocol) == ("http://localhost:81/v1", "messages")
+    assert key_for(gateway) == "own", "Anthropic's key goes to Anthropic only"
+    assert key_for(resolve("anthropic+https://api.anthropic.com/v1#m")) == "sk-ant-x"
+    assert key_for(resolve("anthropic+https://api.anthropic.com.thief.example/v1#m")) == "own"
+    assert key_for(resolve("ollama:m")) is None
 
 
 @pytest.mark.parametrize(
@@ -63,6 +75,9 @@ def test_anthropic_is_refused_honestly() -> None:
         "https://host/v1?key=s3cret#m",
         "http://api.openai.com/v1#gpt-5",
         "https://api.openai.com:8443/v1#gpt-5",
+        "http://api.anthropic.com/v1#claude-x",
+        "anthropic+http://api.anthropic.com/v1#claude-x",
+        "anthropic+http://user:s3cret@host/v1#m",
     ],
 )
 def test_bad_addresses_are_refused_and_secrets_not_repeated(name: str) -> None:

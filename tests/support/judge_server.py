@@ -11,7 +11,9 @@ compute what is right (`right_scores`). Thread for each connection; connections 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -39,7 +41,8 @@ class Seen:
 
     @property
     def system(self) -> str:
-        return "\n".join(m["content"] for m in self.body["messages"] if m["role"] == "system")
+        turns = [m["content"] for m in self.body["messages"] if m["role"] == "system"]
+        return "\n".join([*turns, self.body.get("system", "")]).strip("\n")
 
     @property
     def user(self) -> str:
@@ -73,8 +76,14 @@ class Act:
     refusal: str | None = None
     cut: int | None = None
     """Send only so many bytes of the body, although Content-Length promises all, then close."""
+    break_off: bool = False
+    """After the body, or what is sent of it, break the connection with a TCP reset."""
     drip: float = 0.0
     """Seconds between the bytes of the body."""
+    twice: bool = False
+    """Send the whole response a second time, as a broken gateway might."""
+    ignore_tool: bool = False
+    """Reply with text where a tool call is demanded."""
     reset: bool = False
     """Break the connection with a TCP reset instead of replying."""
 
@@ -118,6 +127,18 @@ class JudgeServer:
     @property
     def chats(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith("/chat/completions")]
+
+    def answer(self, seen: Seen, act: Act) -> Act:
+        """The act with its body in the API's form; one Act may serve many requests."""
+        if act.status != 200 or act.body is not None:
+            return act
+        text = act.content if act.content is not None else good_reply(seen)
+        body = completion(self.model, text, act, tool="tools" in seen.body)
+        return dataclasses.replace(act, body=body)
+
+    @property
+    def now_in_flight(self) -> int:
+        return self._in_flight
 
     def __enter__(self) -> JudgeServer:
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -178,10 +199,7 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
                     self.connection.close()
                     self.close_connection = True
                     return
-                if act.status == 200 and act.body is None:
-                    text = act.content if act.content is not None else good_reply(seen)
-                    act.body = completion(server.model, text, act)
-                self._send(act)
+                self._send(server.answer(seen, act))
             finally:
                 server.finish(seen)
 
@@ -197,6 +215,9 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(act.status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            if act.twice:
+                head = b"".join(self._headers_buffer)
+                raw += head + b"\r\n" + raw
             self.end_headers()
             sent = raw if act.cut is None else raw[: act.cut]
             if act.drip:
@@ -209,15 +230,28 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
             if act.cut is not None:
                 self.close_connection = True
+            if act.break_off:
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
 
     return Handler
 
 
-def completion(model: str, text: str | None, act: Act | None = None) -> dict[str, Any]:
+IDS = itertools.count()
+
+
+def completion(
+    model: str, text: str | None, act: Act | None = None, *, tool: bool = False
+) -> dict[str, Any]:
     act = act or Act()
-    message = {"role": "assistant", "content": text, "refusal": act.refusal}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": act.refusal}
+    if tool and not act.ignore_tool:
+        function = {"name": "record_judgement", "arguments": text}
+        message["content"] = None
+        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": function}]
     return {
-        "id": "chatcmpl-1",
+        "id": f"chatcmpl-{next(IDS)}",
         "object": "chat.completion",
         "created": 1,
         "model": f"{model}-2026-11-01",

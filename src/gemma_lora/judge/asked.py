@@ -12,13 +12,14 @@ import dataclasses
 from typing import Any, Protocol
 
 from gemma_lora.config import JudgeConfig
+from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import PROMPT_NAME, Prompt, prompt_hash, render, schema_hash
 from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
-from gemma_lora.judge.replies import REJECTED, NoReply, Rejected, Reply, remedy_for
+from gemma_lora.judge.replies import REJECTED, Ended, NoReply, Rejected, Reply, remedy_for
 from gemma_lora.records import DIMENSIONS
 from gemma_lora.rundir import digest
 
@@ -26,14 +27,23 @@ __all__ = ["Asker", "LlmScorer"]
 
 
 class Asker(Protocol):
-    """Puts one prompt to a model. Raises NoReply, Rejected, or JudgeError where nothing can work."""
-
-    rung: str | None
+    """Puts one prompt to a model. Raises NoReply, Rejected, or JudgeError and Ended where nothing can work."""
 
     @property
-    def concurrency(self) -> int: ...
+    def concurrency(self) -> int:
+        """Most requests at once."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Requests at once now."""
+        ...
 
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply: ...
+
+    def judged(self, reply: Reply, usable: bool) -> None:
+        """Told of each reply whether it could be used."""
+        ...
 
     def end(self, error: JudgeError) -> None:
         """Make everything under way give up with `error` before its next try."""
@@ -48,7 +58,12 @@ class LlmScorer:
     is_llm = True
 
     def __init__(
-        self, target: Target, config: JudgeConfig, asker: Asker, cache: ReplyCache | None
+        self,
+        target: Target,
+        config: JudgeConfig,
+        asker: Asker,
+        cache: ReplyCache | None,
+        console: Console,
     ) -> None:
         self.kind = target.backend
         self.parallel = asker.concurrency
@@ -56,9 +71,11 @@ class LlmScorer:
         self._config = config
         self._asker = asker
         self._cache = cache
+        self._console = console
+        self._identity = digest(self.identity())
+        self._snapshot = cache.snapshot(self._identity) if cache else None
         self._under_way: dict[str, asyncio.Future[Outcome]] = {}
-        self._models: set[str] = set()
-        self._fingerprints: set[str] = set()
+        self._models: list[str] = []
         self._silent = 0
         self._heard = False
 
@@ -68,6 +85,7 @@ class LlmScorer:
             "backend": target.backend,
             "address": target.address,
             "model": target.model,
+            **({} if target.protocol == "chat" else {"protocol": target.protocol}),
             "prompt": prompt_hash(),
             "schema": schema_hash(),
             "parameters": {"temperature": 0, "max_tokens": config.judge_max_tokens},
@@ -76,35 +94,43 @@ class LlmScorer:
     def identity(self) -> dict[str, Any]:
         return self.identity_of(self._target, self._config)
 
+    def is_cached(self, fields: str) -> bool:
+        """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""
+        return self._cache is not None and self._cache.has(self._key(fields, self._snapshot))
+
     async def score(self, item: Item) -> Outcome:
-        key = digest(self.identity(), item.fields())
-        waiting = self._under_way.get(key)
+        fields = item.fields()
+        waiting = self._under_way.get(fields)
         if waiting is not None:
             twin = await asyncio.shield(waiting)
-            free = twin.unscored_reason is None
+            free = twin.unscored_reason is None and twin.ended is None
             return dataclasses.replace(twin, usage=Usage(), cached=free)
-        found = self._cache.get(key) if self._cache else None
+        found = self._cache.get(self._key(fields, self._snapshot)) if self._cache else None
         if found is not None:
-            self._saw(found.model, found.fingerprint)
-            return _outcome(found.verdict, Usage(), cached=True)
+            self._saw(found.model)
+            outcome = _outcome(found.verdict, Usage())
+            return dataclasses.replace(
+                outcome, cached=True, model=found.model, fingerprint=found.fingerprint
+            )
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = future
+        self._under_way[fields] = future
         try:
-            outcome = await self._ask(item, key)
+            outcome = await self._ask(item, fields)
         except BaseException as error:
             future.set_exception(error)
             future.exception()  # seen here; whoever waits sees it, too
             raise
         finally:
-            del self._under_way[key]
+            del self._under_way[fields]
         future.set_result(outcome)
         return outcome
 
+    def stop(self, error: JudgeError) -> None:
+        """Let the requests under way end, and begin no other."""
+        self._asker.end(error)
+
     def facts(self) -> dict[str, Any]:
         return {
-            "snapshot": ", ".join(sorted(self._models)) or None,
-            "system_fingerprints": sorted(self._fingerprints),
-            "rung": self._asker.rung,
             "prompt": PROMPT_NAME,
             "prompt_hash": prompt_hash(),
             "schema_hash": schema_hash(),
@@ -114,7 +140,7 @@ class LlmScorer:
     async def close(self) -> None:
         await self._asker.close()
 
-    async def _ask(self, item: Item, key: str) -> Outcome:
+    async def _ask(self, item: Item, fields: str) -> Outcome:
         spent = Usage()
         complaint, lower, longer, damaged = "", False, False, False
         for _ in range(2):
@@ -122,35 +148,60 @@ class LlmScorer:
             try:
                 reply = await self._asker.ask(prompt, lower=lower, longer=longer)
             except NoReply as fault:
-                self._unheard(str(fault))
-                return Outcome.unscored(f"{NO_REPLY}{fault}", spent)
+                try:
+                    self._unheard(str(fault))
+                except JudgeError as error:
+                    return Outcome(ended=error, usage=spent + fault.usage)
+                return Outcome.unscored(f"{NO_REPLY}{fault}", spent + fault.usage)
             except Rejected as fault:
                 return Outcome.unscored(f"{REJECTED}{fault}", spent)
+            except Ended as end:
+                return Outcome(ended=end.error, usage=spent + end.usage)
+            except JudgeError as error:
+                return Outcome(ended=error, usage=spent)
             self._silent, self._heard = 0, True
             spent += reply.usage
             try:
                 verdict = _read(reply, item)
             except Unusable as fault:
+                self._asker.judged(reply, False)
                 complaint, damaged = str(fault), reply.damaged
                 lower, longer = not reply.text.strip() and not reply.cut, reply.cut
                 continue
-            self._saw(reply.model, reply.fingerprint)
+            self._asker.judged(reply, True)
+            self._saw(reply.model)
             if self._cache:
+                key = self._key(fields, reply.model)
                 self._cache.put(key, Cached(verdict, reply.model, reply.fingerprint))
-            return _outcome(verdict, spent, cached=False)
+                if reply.model and reply.model != self._snapshot:
+                    self._snapshot = reply.model
+                    self._cache.set_snapshot(self._identity, reply.model)
+            return dataclasses.replace(
+                _outcome(verdict, spent),
+                model=reply.model,
+                fingerprint=reply.fingerprint,
+                rung="prose" if reply.ignored else reply.rung,
+            )
         way = NO_REPLY if damaged else "unusable reply: "
         return Outcome.unscored(f"{way}{complaint} (asked twice)", spent)
 
-    def _saw(self, model: str | None, fingerprint: str | None) -> None:
-        if model:
-            self._models.add(model)
-        if fingerprint:
-            self._fingerprints.add(fingerprint)
+    def _key(self, fields: str, snapshot: str | None) -> str:
+        return digest(self._identity, snapshot, fields)
+
+    def _saw(self, model: str | None) -> None:
+        if not model or model in self._models:
+            return
+        self._models.append(model)
+        if len(self._models) == 2:
+            self._console.warn(
+                f"the judge changed while it judged: it called itself {' and then '.join(self._models)}; "
+                "scores of both are in this verdict"
+            )
 
     def _unheard(self, reason: str) -> None:
         """Stop where nothing comes back any more, rather than wait out every single answer."""
         self._silent += 1
-        if self._silent >= max(10, 2 * self.parallel):
+        if self._silent >= max(10, 2 * self._asker.width):
             still = "no longer answers" if self._heard else "does not answer"
             error = JudgeError(
                 f"the judge {still}: {self._silent} requests in a row without a reply",
@@ -172,11 +223,11 @@ def _read(reply: Reply, item: Item) -> Verdict:
     return verdict
 
 
-def _outcome(verdict: Verdict, usage: Usage, *, cached: bool) -> Outcome:
+def _outcome(verdict: Verdict, usage: Usage) -> Outcome:
     return Outcome(
         scores={name: float(verdict.scores[name]) for name in DIMENSIONS},
         overall=float(verdict.scores["overall"]),
-        reasoning=verdict.reasoning,
+        # a lone surrogate (a JSON escape gone wrong) could not be written to a file
+        reasoning=verdict.reasoning.encode("utf-8", "replace").decode(),
         usage=usage,
-        cached=cached,
     )

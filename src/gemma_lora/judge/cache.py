@@ -2,10 +2,12 @@
 
 One small JSON file for each reply under `$GEMMA_LORA_CACHE/judge` (else `$XDG_CACHE_HOME/gemma-lora/
 judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two processes can share it
-and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model),
-the template, the schema, the parameters and the fields; never of the rendered prompt, whose marker
-code changes with each call. An entry is validated again when it is read; a damaged one counts as
-absent. A folder that cannot be written costs a warning, not the run. Holds no key and no prompt.
+and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model and
+the snapshot that it said it is), the template, the schema, the parameters, the repeat and the fields;
+never of the rendered prompt, whose marker code changes with each call. `snapshots/` holds which
+snapshot each judge was when it last replied. An entry is validated again when it is read; a damaged
+one counts as absent. A folder that cannot be written costs a warning, not the run. Holds no key and
+no prompt.
 """
 
 from __future__ import annotations
@@ -65,18 +67,37 @@ class ReplyCache:
             return None
         return Cached(verdict, entry.get("model"), entry.get("fingerprint"))
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, which may prove damaged."""
+        try:
+            return self._path(key).exists()
+        except OSError:  # a folder that may not be looked into
+            return False
+
+    def snapshot(self, judge: str) -> str | None:
+        """What the judge with this digest called itself when it last replied."""
+        try:
+            return (self._folder / "snapshots" / judge).read_text(encoding="utf-8") or None
+        except (OSError, ValueError):
+            return None
+
+    def set_snapshot(self, judge: str, model: str) -> None:
+        self._write(self._folder / "snapshots" / judge, model)
+
     def put(self, key: str, cached: Cached) -> None:
-        if not self._writable:
-            return
         verdict = {"reasoning": cached.verdict.reasoning, **cached.verdict.scores}
         entry = {"verdict": verdict, "model": cached.model, "fingerprint": cached.fingerprint}
-        path = self._path(key)
+        self._write(self._path(key), json.dumps(entry))
+
+    def _write(self, path: Path, text: str) -> None:
+        if not self._writable:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump(entry, stream)
+                    stream.write(text)
                 Path(temporary).replace(path)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)

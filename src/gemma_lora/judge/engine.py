@@ -1,44 +1,44 @@
 """Judging many answers at once: workers, progress, and a stop that keeps what was paid for.
 
-As many workers as the judge takes at once draw answers from one list; each outcome is on the disk
-before the next answer is drawn. A JudgeError of one worker (nothing can work) lets the others finish
-the request they are in and then ends the stage with that error. Writes through `Ledger` only.
+As many workers as the judge takes at once draw keys from one list and load one item each, so memory
+holds what is under way and nothing else. Outcomes that arrive together are written and flushed
+together, in a thread; a worker draws the next item when its outcome is on the disk. A JudgeError
+(nothing can work, the budget is spent) lets the requests under way end and then ends the stage. So do
+Ctrl-C and SIGTERM: what is under way is paid for, so it is waited for; a second Ctrl-C drops it.
+Judges without a model score one after the other and are written in batches. Writes through `Ledger`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
+from gemma_lora.judge.asked import LlmScorer
+from gemma_lora.judge.budget import Prices, cost
 from gemma_lora.judge.checks import flags_for
-from gemma_lora.judge.items import Item, Outcome, Scorer, Usage
+from gemma_lora.judge.items import Items, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Ledger
+from gemma_lora.records import Judgement
 
-__all__ = ["Progress", "closing", "cost", "judge_all", "run_async"]
+__all__ = ["Progress", "ask_all", "closing", "run_async", "score_all"]
 
 T = TypeVar("T")
-
-
-def cost(usage: Usage, prices: tuple[float | None, float | None]) -> float | None:
-    """US dollars for `usage` at `prices` for a million input and output tokens; None where unknown."""
-    if prices[0] is None or prices[1] is None:
-        return None
-    return (usage.input * prices[0] + usage.output * prices[1]) / 1e6
+_BATCH = 256
+_STOPPED = "judging was interrupted"
 
 
 class Progress:
     """The live line: done of all, unscored, from the cache, tokens, cost so far, time left."""
 
-    def __init__(
-        self, console: Console, total: int, done: int, prices: tuple[float | None, float | None]
-    ) -> None:
-        self._console = console
+    def __init__(self, console: Console, total: int, done: int, prices: Prices) -> None:
+        self.console = console
         self._total, self._before, self._done = total, done, done
         self._prices = prices
         self._unscored = self._cached = 0
@@ -46,14 +46,15 @@ class Progress:
         self._start = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
-        self._done += 1
-        self._unscored += outcome.unscored_reason is not None
-        self._cached += outcome.cached
         self._usage += outcome.usage
+        if outcome.ended is None:
+            self._done += 1
+            self._unscored += outcome.unscored_reason is not None
+            self._cached += outcome.cached
         self.show()
 
     def show(self, *, final: bool = False) -> None:
-        self._console.progress(self._line(), final=final)
+        self.console.progress(self._line(), final=final)
 
     def _line(self) -> str:
         parts = [f"judged {self._done:,} of {self._total:,}", f"{self._unscored:,} unscored"]
@@ -61,41 +62,159 @@ class Progress:
             parts.append(f"{self._cached:,} from the cache")
         if self._usage.input or self._usage.output:
             parts.append(f"{self._usage.input:,} + {self._usage.output:,} tokens")
+        here = self._done - self._before
+        left = self._total - self._done
         dollars = cost(self._usage, self._prices)
         if dollars is not None:
             parts.append(f"${dollars:,.4f} so far")
-        here = self._done - self._before
-        if here and self._done < self._total:
-            left = (time.monotonic() - self._start) / here * (self._total - self._done)
-            parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+            if left and here > self._cached:
+                more = dollars / (here - self._cached) * left
+                parts.append(f"about ${dollars + more:,.2f} in all")
+        if here and left:
+            seconds = (time.monotonic() - self._start) / here * left
+            parts.append(
+                f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+            )
         return " · ".join(parts)
 
 
-async def judge_all(scorer: Scorer, items: list[Item], ledger: Ledger, progress: Progress) -> None:
-    """Score `items` in this order and record each outcome; raises the first JudgeError."""
-    queue = iter(items)
-    ended: list[JudgeError] = []
+async def score_all(
+    scorer: Scorer, items: Items, keys: list[Key], ledger: Ledger, progress: Progress
+) -> None:
+    """Score `keys` one after the other with a judge that costs nothing; records them in batches."""
+    batch: list[tuple[Key, Outcome, Judgement | None]] = []
+    for number, key in enumerate(keys, start=1):
+        item = items.load(key)
+        outcome = await scorer.score(item)
+        batch.append((key, outcome, outcome.as_judgement(item, flags_for(item))))
+        if len(batch) == _BATCH or number == len(keys):
+            ledger.record(batch)
+            for _, done, _ in batch:
+                progress.add(done)
+            batch = []
+    progress.show(final=True)
 
-    async def work(source: Iterator[Item]) -> None:
-        for item in source:
+
+async def ask_all(
+    scorer: LlmScorer, items: Items, keys: list[Key], ledger: Ledger, progress: Progress
+) -> None:
+    """Put `keys` to a model in this order and record each outcome; raises the first JudgeError.
+
+    KeyboardInterrupt or SystemExit(143) after a signal, when what was under way is recorded.
+    """
+    queue = iter(keys)
+    ended: list[JudgeError] = []
+    writer = _Writer(ledger, progress)
+
+    async def work(source: Iterator[Key]) -> None:
+        for key in source:
+            item = items.load(key)
             try:
                 outcome = await scorer.score(item)
             except JudgeError as error:
-                ended.append(error)
-                return
-            ledger.record(
-                outcome.as_judgement(item, flags_for(item)), outcome.usage, outcome.cached
-            )
-            progress.add(outcome)
+                outcome = Outcome(ended=error)
+            if outcome.ended is None:
+                await writer.write(key, outcome, outcome.as_judgement(item, flags_for(item)))
+            else:
+                ended.append(outcome.ended)
+                if outcome.usage != Usage():
+                    await writer.write(key, outcome, None)
             if ended:
                 return
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(scorer.parallel, len(items))):
-            group.create_task(work(queue))
+    def stop(number: signal.Signals) -> None:
+        progress.console.note(
+            "stopping: waiting for the requests under way, which are paid for"
+            + (" (Ctrl-C again drops them)" if number == signal.SIGINT else "")
+        )
+        error = JudgeError(_STOPPED)
+        ended.append(error)
+        scorer.stop(error)
+
+    with _signals(stop) as signals:
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(writer.run())
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(scorer.parallel, len(keys))):
+                    workers.create_task(work(queue))
+            writing.cancel()
     progress.show(final=True)
+    if signals:
+        raise _ending(signals[0])
     if ended:
         raise ended[0]
+
+
+class _Writer:
+    """Records what arrived since the last flush, all at once, in a thread."""
+
+    def __init__(self, ledger: Ledger, progress: Progress) -> None:
+        self._ledger = ledger
+        self._progress = progress
+        self._batch: list[tuple[Key, Outcome, Judgement | None]] = []
+        self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived = asyncio.Event()
+
+    async def write(self, key: Key, outcome: Outcome, judgement: Judgement | None) -> None:
+        """Returns when the lines are on the disk."""
+        self._batch.append((key, outcome, judgement))
+        self._arrived.set()
+        await asyncio.shield(self._written)
+
+    async def run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            batch, self._batch = self._batch, []
+            written, self._written = self._written, asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.to_thread(self._ledger.record, batch)
+            except BaseException as error:
+                written.set_exception(error)
+                written.exception()  # seen here; whoever waits sees it, too
+                raise
+            written.set_result(None)
+            for _, outcome, _ in batch:
+                self._progress.add(outcome)
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[signal.Signals], None]) -> Generator[list[signal.Signals]]:
+    """Calls `stop` at the first SIGINT or SIGTERM; a second cancels. Yields the list of those that came."""
+    came: list[signal.Signals] = []
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if threading.current_thread() is not threading.main_thread() or task is None:
+        yield came
+        return
+
+    def take(number: signal.Signals) -> None:
+        came.append(number)
+        if len(came) == 1:
+            stop(number)
+        else:
+            task.cancel()
+
+    caught = (signal.SIGINT, signal.SIGTERM)
+    former = {number: signal.getsignal(number) for number in caught}
+    for number in caught:
+        loop.add_signal_handler(number, take, number)
+    try:
+        yield came
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        task.uncancel()
+        raise _ending(came[0]) from None
+    finally:
+        for number, handler in former.items():
+            loop.remove_signal_handler(number)
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _ending(number: signal.Signals) -> BaseException:
+    """How the shell expects a process to end after the signal."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -35,10 +35,9 @@ def check(name: str, console: Console) -> None:
 class ModelAsker:
     """Puts prompts to one model in this process."""
 
-    concurrency = 1
+    concurrency = width = 1
 
     def __init__(self, name: str, config: JudgeConfig, console: Console) -> None:
-        self.rung: str | None = "prose"
         self._name = name
         self._config = config
         self._ended: JudgeError | None = None
@@ -52,6 +51,9 @@ class ModelAsker:
             raise self._ended
         limit = self._config.judge_max_tokens * (4 if longer else 1)
         return await asyncio.to_thread(self._generate, prompt, limit)
+
+    def judged(self, reply: Reply, usable: bool) -> None:
+        pass  # prose is the only rung here
 
     def end(self, error: JudgeError) -> None:
         self._ended = self._ended or error
@@ -90,6 +92,7 @@ class ModelAsker:
             cut=cut,
             usage=Usage(1, len(ids), len(new)),
             model=self._name,
+            rung="prose",
         )
 
     def _encode(self, prompt: Prompt) -> list[int]:

@@ -1,22 +1,25 @@
 """What a judge is asked about, and what comes back: the types that the judge's parts share.
 
-Reads the answers of both arms from the run folder. Nothing in an `Item` that is put to a judge tells
-the arm; `ordered` mixes the arms by a hash, so that neither is always asked first. Refuses answers
-that are incomplete or do not match between the arms.
+Reads the answers of both arms from the run folder; the texts stay on the disk until they are asked
+about, so that memory does not grow with them. Nothing in an `Item` that is put to a judge tells the
+arm; `ordered` mixes the arms by a hash, so that neither is always asked first. Refuses answers that
+are incomplete or do not match between the arms.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 from gemma_lora.console import Console
-from gemma_lora.errors import DataError
+from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Judgement, Message
-from gemma_lora.rundir import RunDir, digest, read_jsonl
+from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
-__all__ = ["NO_REPLY", "Item", "Key", "Outcome", "Scorer", "Usage", "load_items", "ordered"]
+__all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Usage", "ordered"]
 
 Key = tuple[str, str, int]
 """Question id, arm, repeat (from 0)."""
@@ -53,10 +56,15 @@ class Usage:
     requests: int = 0
     input: int = 0
     output: int = 0
+    lost: int = 0
+    """Requests that were sent and whose reply never came; the server may have charged for them."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            self.requests + other.requests, self.input + other.input, self.output + other.output
+            self.requests + other.requests,
+            self.input + other.input,
+            self.output + other.output,
+            self.lost + other.lost,
         )
 
 
@@ -74,6 +82,13 @@ class Outcome:
     unscored_reason: str | None = None
     usage: Usage = Usage()
     cached: bool = False
+    model: str | None = None
+    """What the judge calls itself: its snapshot."""
+    fingerprint: str | None = None
+    rung: str | None = None
+    """How the reply was held to the schema."""
+    ended: JudgeError | None = None
+    """Nothing more can work; `usage` was spent on this item, which is neither scored nor unscored."""
 
     @classmethod
     def unscored(cls, reason: str, usage: Usage | None = None) -> Outcome:
@@ -121,38 +136,78 @@ class Scorer(Protocol):
     async def close(self) -> None: ...
 
 
-def load_items(run: RunDir, console: Console) -> list[Item]:
-    """Every test answer of both arms, by question and then arm; DataError where they do not match."""
-    arms: dict[str, list[Answer]] = {}
-    for arm in ARMS:
+class Items:
+    """Every test answer of both arms, `repeats` times; DataError where the arms do not match.
+
+    `keys` are by question, arm and repeat. What is kept for each is where its line is and a digest of
+    what the judge sees; `load` reads the text.
+    """
+
+    def __init__(self, run: RunDir, console: Console, repeats: int = 1) -> None:
+        self._streams: dict[str, IO[bytes]] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self.digests: dict[Key, str] = {}
+        names = {arm: self._scan(run, arm, console, repeats) for arm in ARMS}
+        first, second = (names[arm] for arm in ARMS)
+        lonely = set(first) ^ set(second)
+        twice = [arm for arm in ARMS if len(set(names[arm])) != len(names[arm])]
+        if lonely or twice:
+            raise DataError(
+                f"{len(lonely)} questions are answered by one arm only"
+                if lonely
+                else f"a question is answered twice by {' and '.join(twice)}",
+                where=str(run.answers(ARMS[0]).parent),
+                expected="one answer of each arm to every test question",
+                remedy=f"gemma-lora answer {run.root}",
+            )
+        self.keys: list[Key] = [
+            (name, arm, repeat) for name in first for arm in ARMS for repeat in range(repeats)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def load(self, key: Key) -> Item:
+        """The item with its texts, read from the arm's file."""
+        name, arm, repeat = key
+        stream = self._streams[arm]
+        stream.seek(self._places[name, arm])
+        row = Answer.model_validate_json(stream.readline())
+        return Item(name, arm, repeat, row.messages, row.reference, row.answer)
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+    def _scan(self, run: RunDir, arm: str, console: Console, repeats: int) -> list[str]:
         path = run.answers(arm)
-        arms[arm] = read_jsonl(path, Answer, console)
-        if not arms[arm]:
+        names: list[str] = []
+        for row, place in zip(iter_jsonl(path, Answer, console), _line_starts(path), strict=False):
+            names.append(row.id)
+            self._places[row.id, arm] = place
+            for repeat in range(repeats):
+                item = Item(row.id, arm, repeat, row.messages, row.reference, row.answer)
+                self.digests[item.key] = item.fields()
+        if not names:
             raise DataError(
                 "there are no answers to judge",
                 where=str(path),
                 remedy=f"gemma-lora answer {run.root}",
             )
-    first, second = (arms[arm] for arm in ARMS)
-    lonely = {row.id for row in first} ^ {row.id for row in second}
-    twice = [arm for arm, rows in arms.items() if len({row.id for row in rows}) != len(rows)]
-    if lonely or twice:
-        raise DataError(
-            f"{len(lonely)} questions are answered by one arm only"
-            if lonely
-            else f"a question is answered twice by {' and '.join(twice)}",
-            where=str(run.answers(ARMS[0]).parent),
-            expected="one answer of each arm to every test question",
-            remedy=f"gemma-lora answer {run.root}",
-        )
-    by_id = {row.id: row for row in second}
-    return [
-        Item(row.id, arm, 0, row.messages, row.reference, row.answer)
-        for pair in ((row, by_id[row.id]) for row in first)
-        for arm, row in zip(ARMS, pair, strict=True)
-    ]
+        self._streams[arm] = path.open("rb")
+        return names
 
 
-def ordered(items: list[Item]) -> list[Item]:
+def _line_starts(path: Path) -> Iterator[int]:
+    if not path.exists():
+        return
+    start = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            yield start
+            start += len(line)
+
+
+def ordered(keys: Iterable[Key]) -> list[Key]:
     """The order of asking: by a hash of question, arm and repeat, the same in every run."""
-    return sorted(items, key=lambda item: hashlib.sha256(repr(item.key).encode()).digest())
+    return sorted(keys, key=lambda key: hashlib.sha256(repr(key).encode()).digest())

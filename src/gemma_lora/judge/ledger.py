@@ -1,26 +1,30 @@
-"""The judgements of one judge on disk: appended one by one, continued after a kill.
+"""The judgements of one judge on disk: appended as they come, continued after a kill.
 
 Writes into judgements/<judge>/: `judgements.jsonl` (one Judgement a line; while the stage works the
 last line of a question, arm and repeat counts; when it is done the file is put in order with one line
-each), `usage.jsonl` (tokens of every reply, paid or from the cache) and `inputs.json` (the judge's
-identity and a digest of each text that was judged). Judgements of another identity or of an answer
-that has changed since are dropped, with a notice; those without a reply are asked again.
+each), `usage.jsonl` (of every reply, paid or from the cache: tokens, the judge's snapshot, the rung)
+and `inputs.json` (the judge's identity and a digest of each text that was judged). Judgements of
+another identity or of an answer that has changed since are dropped, with a notice; those without a
+reply are asked again. In memory is one entry for each judgement, never its text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from gemma_lora.console import Console
-from gemma_lora.judge.items import NO_REPLY, Item, Key, Usage
+from gemma_lora.judge.items import NO_REPLY, Items, Key, Outcome, Usage
 from gemma_lora.records import Judgement
-from gemma_lora.rundir import append_jsonl, digest, read_jsonl, read_saved, write_json, write_jsonl
+from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["Ledger", "UsageLine"]
+__all__ = ["Ledger", "Spent", "Tally", "UsageLine"]
 
 
 class UsageLine(BaseModel):
@@ -34,95 +38,210 @@ class UsageLine(BaseModel):
     input: int
     output: int
     cached: bool
+    lost: int = 0
+    model: str | None = None
+    fingerprint: str | None = None
+    rung: str | None = None
+
+
+@dataclass
+class Spent:
+    """All that a folder's judgements took, over all calls."""
+
+    usage: Usage = field(default_factory=Usage)
+    cached: int = 0
+    models: Counter[str] = field(default_factory=Counter[str])
+    fingerprints: set[str] = field(default_factory=set[str])
+    rungs: Counter[str] = field(default_factory=Counter[str])
+
+
+@dataclass
+class Tally:
+    """The judgements of a folder in figures."""
+
+    judged: int = 0
+    scored: Counter[str] = field(default_factory=Counter[str])
+    """By arm."""
+    unscored: Counter[str] = field(default_factory=Counter[str])
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    flags: Counter[str] = field(default_factory=Counter[str])
+    spread: float | None = None
+    """Standard deviation of overall between the repeats of one answer, pooled; None without repeats."""
 
 
 class Ledger:
     """Opens the folder for `items` and `identity`; `known` holds what need not be asked again."""
 
     def __init__(
-        self, folder: Path, items: Sequence[Item], identity: dict[str, Any], console: Console
+        self, folder: Path, items: Items, identity: dict[str, Any], console: Console
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
         self.usage = folder / "usage.jsonl"
         self._inputs = folder / "inputs.json"
         self._items = items
-        self.known: dict[Key, Judgement] = {}
+        self.known: set[Key] = set()
         self._open(identity, console)
 
     @property
-    def open_items(self) -> list[Item]:
+    def open_keys(self) -> list[Key]:
         """What is still to be judged."""
-        return [item for item in self._items if item.key not in self.known]
+        return [key for key in self._items.keys if key not in self.known]
 
-    def record(self, judgement: Judgement, usage: Usage, cached: bool) -> None:
-        """Append both lines; on the disk when this returns."""
-        key = (judgement.id, judgement.arm, judgement.repeat)
-        line = UsageLine(
-            id=judgement.id,
-            arm=judgement.arm,
-            repeat=judgement.repeat,
-            requests=usage.requests,
-            input=usage.input,
-            output=usage.output,
-            cached=cached,
-        )
-        append_jsonl(self.usage, line)  # first, so that nothing paid goes uncounted
-        append_jsonl(self.judgements, judgement)
-        self.known[key] = judgement
+    def record(self, batch: Sequence[tuple[Key, Outcome, Judgement | None]]) -> None:
+        """Append the lines of all; on the disk when this returns. No judgement: only what it took."""
+        lines = [
+            UsageLine(
+                id=key[0],
+                arm=key[1],
+                repeat=key[2],
+                requests=outcome.usage.requests,
+                input=outcome.usage.input,
+                output=outcome.usage.output,
+                lost=outcome.usage.lost,
+                cached=outcome.cached,
+                model=outcome.model,
+                fingerprint=outcome.fingerprint,
+                rung=outcome.rung,
+            )
+            for key, outcome, _ in batch
+        ]
+        append_jsonl(self.usage, *lines)  # first, so that nothing paid goes uncounted
+        append_jsonl(self.judgements, *(row for _, _, row in batch if row is not None))
+        self.known.update(key for key, _, row in batch if row is not None)
 
-    def close(self) -> list[Judgement]:
-        """Put the file in order, one line for each item, and return it."""
-        rows = [self.known[item.key] for item in self._items if item.key in self.known]
-        write_jsonl(self.judgements, rows)
-        return rows
+    def close(self) -> Tally:
+        """Put the file in order, one line for each item, and count what is in it."""
+        places = {_key(row): place for place, row in self._placed()}
+        tally, spread = Tally(), _Spread()
 
-    def spent(self, console: Console) -> tuple[Usage, int]:
-        """Everything this folder's judgements took, over all calls; and how many came from the cache."""
-        lines = read_jsonl(self.usage, UsageLine, console)
-        total = Usage()
-        for line in lines:
-            total += Usage(line.requests, line.input, line.output)
-        return total, sum(line.cached for line in lines)
+        def rows() -> Iterator[Judgement]:
+            with self.judgements.open("rb") as stream:
+                for key in self._items.keys:
+                    if key in places:
+                        stream.seek(places[key])
+                        row = Judgement.model_validate_json(stream.readline())
+                        _count(tally, row)
+                        spread.add(row)
+                        yield row
+
+        if self.judgements.exists():
+            write_jsonl(self.judgements, rows())
+        tally.spread = spread.pooled()
+        return tally
+
+    def spent(self, console: Console) -> Spent:
+        """Everything this folder's judgements took, over all calls."""
+        total = Spent()
+        for line in iter_jsonl(self.usage, UsageLine, console):
+            total.usage += Usage(line.requests, line.input, line.output, line.lost)
+            total.cached += line.cached
+            if line.model:
+                total.models[line.model] += 1
+            if line.fingerprint:
+                total.fingerprints.add(line.fingerprint)
+            if line.rung:
+                total.rungs[line.rung] += 1
+        return total
 
     def _open(self, identity: dict[str, Any], console: Console) -> None:
-        texts = {_name(item.key): item.fields() for item in self._items}
+        texts = {_name(key): text for key, text in self._items.digests.items()}
         now = {"identity": digest(identity), "texts": texts}
         before = read_saved(self._inputs) if self._inputs.exists() else {}
-        rows = read_jsonl(self.judgements, Judgement, console)
-        if rows and before.get("identity") != now["identity"]:
-            console.note(
-                f"{len(rows)} earlier judgements were made with other settings: judged anew"
-            )
-            rows = []
+        same = before.get("identity") == now["identity"]
         old: dict[str, str] = before.get("texts", {})
-        wanted = {item.key for item in self._items}
-        stale = 0
-        for row in rows:
-            key = (row.id, row.arm, row.repeat)
-            if key in wanted and old.get(_name(key)) == texts[_name(key)]:
-                self.known[key] = row
+        wanted = self._items.digests
+        last: dict[Key, int] = {}
+        silent: set[Key] = set()
+        stale = more = total = 0
+        for row in iter_jsonl(self.judgements, Judgement, console):
+            key = _key(row)
+            last[key] = total
+            total += 1
+            if (row.unscored_reason or "").startswith(NO_REPLY):
+                silent.add(key)
+            else:
+                silent.discard(key)
+        for key in last:
+            if not same:
+                break
+            if key in wanted and old.get(_name(key)) == wanted[key]:
+                self.known.add(key)
+            elif (*key[:2], 0) in wanted and key not in wanted:
+                more += 1
             else:
                 stale += 1
+        if total and not same:
+            console.note(f"{total} earlier judgements were made with other settings: judged anew")
         if stale:
             console.note(f"{stale} earlier judgements are of answers that changed: judged anew")
-        if before.get("identity") != now["identity"]:
+        if more:
+            console.note(f"{more} earlier judgements are further repeats, which are left out now")
+        if not same:
             self.usage.unlink(missing_ok=True)
-        read_jsonl(
-            self.usage, UsageLine, console
-        )  # drops a torn last line before more are appended
-        again = [
-            key
-            for key, row in self.known.items()
-            if (row.unscored_reason or "").startswith(NO_REPLY)
-        ]
-        for key in again:
-            del self.known[key]
+        for _ in iter_jsonl(self.usage, UsageLine, console):
+            break  # drops a torn last line before more are appended
+        again = silent & self.known
+        self.known -= again
         if again:
             console.note(f"{len(again)} answers had no reply from the judge: asked again")
         if before != now:
             # judgements first: with the old inputs.json still there a kill in between loses none
-            write_jsonl(self.judgements, self.known.values())
+            self._keep(lambda number, key: key in self.known and last[key] == number)
             write_json(self._inputs, now)
+
+    def _keep(self, wanted: Callable[[int, Key], bool]) -> None:
+        rows = enumerate(iter_jsonl(self.judgements, Judgement))
+        write_jsonl(self.judgements, (row for number, row in rows if wanted(number, _key(row))))
+
+    def _placed(self) -> Iterator[tuple[int, Judgement]]:
+        place = 0
+        if self.judgements.exists():
+            with self.judgements.open("rb") as stream:
+                for line in stream:
+                    yield place, Judgement.model_validate_json(line)
+                    place += len(line)
+
+
+class _Spread:
+    """Pooled variance within the answers; the rows come with the repeats of an answer together."""
+
+    def __init__(self) -> None:
+        self._now: tuple[str, str] | None = None
+        self._scores: list[float] = []
+        self._squares = 0.0
+        self._freedom = 0
+
+    def add(self, row: Judgement) -> None:
+        if (row.id, row.arm) != self._now:
+            self._finish()
+            self._now = (row.id, row.arm)
+        if row.overall is not None:
+            self._scores.append(row.overall)
+
+    def pooled(self) -> float | None:
+        self._finish()
+        return math.sqrt(self._squares / self._freedom) if self._freedom else None
+
+    def _finish(self) -> None:
+        if len(self._scores) > 1:
+            mean = sum(self._scores) / len(self._scores)
+            self._squares += sum((score - mean) ** 2 for score in self._scores)
+            self._freedom += len(self._scores) - 1
+        self._scores = []
+
+
+def _count(tally: Tally, row: Judgement) -> None:
+    tally.judged += 1
+    tally.flags.update(row.flags)
+    if row.unscored_reason is None:
+        tally.scored[row.arm] += 1
+    else:
+        tally.unscored[row.arm] += 1
+        tally.reasons[row.unscored_reason] += 1
+
+
+def _key(row: Judgement) -> Key:
+    return (row.id, row.arm, row.repeat)
 
 
 def _name(key: Key) -> str:

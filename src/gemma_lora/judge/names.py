@@ -2,10 +2,10 @@
 
 `resolve` turns `BACKEND:MODEL` into a `Target`; it contacts nobody and reads only environment
 variables. The rule for keys, which no variable can bend: `OPENAI_API_KEY` goes to OpenAI's own host
-over https and nowhere else (`OPENAI_BASE_URL` is ignored), `GEMMA_LORA_JUDGE_KEY` goes to the server
-that the user named by its address, and `ollama:` gets none. `anthropic:` is refused with the way
-round it. Addresses with a user name, password or query are refused: secrets belong in no name,
-because names are shown, saved and made into folder names.
+over https and nowhere else (`OPENAI_BASE_URL` is ignored), `ANTHROPIC_API_KEY` to Anthropic's own in
+the same way, `GEMMA_LORA_JUDGE_KEY` goes to the server that the user named by its address, and
+`ollama:` gets none. Addresses with a user name, password or query are refused: secrets belong in no
+name, because names are shown, saved and made into folder names.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ from gemma_lora.errors import ConfigError, JudgeError
 __all__ = ["OPENAI_HOST", "Target", "key_for", "resolve", "slug", "where_data_goes"]
 
 OPENAI_HOST = "api.openai.com"
+ANTHROPIC_HOST = "api.anthropic.com"
 _OPENAI_URL = f"https://{OPENAI_HOST}/v1"
+_ANTHROPIC_URL = f"https://{ANTHROPIC_HOST}/v1"
+_OWN_KEYS = {OPENAI_HOST: "OPENAI_API_KEY", ANTHROPIC_HOST: "ANTHROPIC_API_KEY"}
+_MESSAGES = "anthropic+"
+"""Before an address: the server there speaks Anthropic's messages API."""
 _OLLAMA_PORT = 11434
 _FORMS = (
-    "lexical, replay:FILE, openai:MODEL, ollama:MODEL, http://HOST:PORT/v1#MODEL "
-    "(any OpenAI-compatible server), hf:MODEL (a hub id or a local folder)"
+    "lexical, replay:FILE, openai:MODEL, anthropic:MODEL, ollama:MODEL, http://HOST:PORT/v1#MODEL "
+    "(any OpenAI-compatible server), anthropic+http://HOST:PORT/v1#MODEL (one that speaks Anthropic's "
+    "messages API), hf:MODEL (a hub id or a local folder)"
 )
 
 
@@ -38,9 +44,11 @@ class Target:
 
     name: str
     backend: str
-    """`lexical`, `replay`, `openai`, `ollama`, `server` or `hf`."""
+    """`lexical`, `replay`, `openai`, `anthropic`, `ollama`, `server` or `hf`."""
     model: str
     address: str = ""
+    protocol: str = "chat"
+    """`chat` (OpenAI's chat completions) or `messages` (Anthropic's); of servers only."""
 
     @property
     def is_llm(self) -> bool:
@@ -49,7 +57,11 @@ class Target:
     @property
     def is_remote(self) -> bool:
         """True where text leaves this machine."""
-        return self.backend in ("openai", "ollama", "server") and not self.is_loopback
+        return self.is_server and not self.is_loopback
+
+    @property
+    def is_server(self) -> bool:
+        return self.backend in ("openai", "anthropic", "ollama", "server")
 
     @property
     def is_loopback(self) -> bool:
@@ -63,9 +75,10 @@ class Target:
     @property
     def key_variable(self) -> str | None:
         """The environment variable whose value this server may be sent."""
-        if self.backend == "openai" or _is_openai(urlsplit(self.address)):
-            return "OPENAI_API_KEY"
-        return "GEMMA_LORA_JUDGE_KEY" if self.backend == "server" else None
+        if not self.is_server:
+            return None
+        own = _OWN_KEYS.get(_host(urlsplit(self.address)))
+        return own or ("GEMMA_LORA_JUDGE_KEY" if self.backend == "server" else None)
 
 
 def resolve(name: str) -> Target:
@@ -73,18 +86,11 @@ def resolve(name: str) -> Target:
     text = name.strip()
     if text == "lexical":
         return Target(text, "lexical", "lexical-1")
-    if re.match(r"https?://", text, re.IGNORECASE):
+    if re.match(r"(anthropic\+)?https?://", text, re.IGNORECASE):
         return _server(text)
     backend, colon, rest = text.partition(":")
     rest = rest.strip()
-    if backend == "anthropic":
-        raise ConfigError(
-            "anthropic: is not built in yet",
-            where=f"--judge {text}",
-            remedy="name an OpenAI-compatible address that serves the model, as "
-            "https://HOST/v1#MODEL, with its key in GEMMA_LORA_JUDGE_KEY",
-        )
-    if not colon or backend not in ("openai", "ollama", "hf", "replay"):
+    if not colon or backend not in ("openai", "anthropic", "ollama", "hf", "replay"):
         raise ConfigError(
             "there is no such judge", where=f"--judge {text}", expected=f"one of {_FORMS}"
         )
@@ -95,6 +101,8 @@ def resolve(name: str) -> Target:
         )
     if backend == "openai":
         return Target(text, backend, rest, _OPENAI_URL)
+    if backend == "anthropic":
+        return Target(text, backend, rest, _ANTHROPIC_URL, "messages")
     if backend == "ollama":
         return Target(text, backend, rest, _ollama_url())
     return Target(text, backend, rest, rest if backend == "replay" else "")
@@ -107,7 +115,7 @@ def key_for(target: Target) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        if variable == "OPENAI_API_KEY":
+        if variable in _OWN_KEYS.values():
             raise JudgeError(
                 f"{variable} is not set",
                 where=target.name,
@@ -130,7 +138,8 @@ def slug(name: str) -> str:
     if target.backend == "replay":
         text = f"replay:{Path(target.model).name}"
     elif target.backend == "server":
-        text = f"{target.host}:{target.model}"
+        wire = _MESSAGES if target.protocol == "messages" else ""
+        text = f"{wire}{target.host}:{target.model}"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace(":", "-", 1)).strip("-.")
     if plain == target.name.replace(":", "-", 1) and len(plain) <= 80:
         return plain
@@ -151,6 +160,8 @@ def where_data_goes(config: JudgeConfig, *, rows: int | None = None) -> str | No
 
 def _server(text: str) -> Target:
     bare, _, model = text.partition("#")
+    messages = bare.lower().startswith(_MESSAGES)
+    bare = bare[len(_MESSAGES) :] if messages else bare
     try:
         parts = urlsplit(bare)
         host, port = parts.hostname or "", parts.port
@@ -172,16 +183,17 @@ def _server(text: str) -> Target:
             where=f"--judge {text}",
             expected="http://HOST:PORT/v1#MODEL",
         )
-    if _is_openai(parts) and (parts.scheme.lower() != "https" or port not in (None, 443)):
+    if _host(parts) in _OWN_KEYS and (parts.scheme.lower() != "https" or port not in (None, 443)):
+        backend = "openai" if _host(parts) == OPENAI_HOST else "anthropic"
         raise ConfigError(
-            "OpenAI's host is reached over https only",
+            f"{_host(parts)} is reached over https only",
             where=f"--judge {text}",
-            remedy="use openai:MODEL",
+            remedy=f"use {backend}:MODEL",
         )
     shown = f"[{host}]" if ":" in host else host
     netloc = shown if port is None else f"{shown}:{port}"
     address = f"{parts.scheme.lower()}://{netloc}{parts.path.rstrip('/')}"
-    return Target(text, "server", model.strip(), address)
+    return Target(text, "server", model.strip(), address, "messages" if messages else "chat")
 
 
 def _ollama_url() -> str:
@@ -205,8 +217,8 @@ def _ollama_url() -> str:
     return f"{parts.scheme}://{shown}:{port}{path.removesuffix('/v1')}/v1"
 
 
-def _is_openai(parts: SplitResult) -> bool:
-    return (parts.hostname or "").rstrip(".").lower() == OPENAI_HOST
+def _host(parts: SplitResult) -> str:
+    return (parts.hostname or "").rstrip(".").lower()
 
 
 def _is_loopback(host: str) -> bool:

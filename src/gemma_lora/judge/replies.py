@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gemma_lora.errors import JudgeError
 from gemma_lora.judge.items import NO_REPLY, Usage
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "REJECTED",
     "STATUS",
     "TIME_OUT",
+    "Ended",
     "NoReply",
     "Rejected",
     "Reply",
@@ -57,10 +59,27 @@ class Reply:
     usage: Usage = field(default_factory=lambda: Usage(1))
     model: str | None = None
     fingerprint: str | None = None
+    rung: str | None = None
+    """How the reply was held to the schema."""
+    ignored: bool = False
+    """The server passed over the tool it was told to call, and replied in prose."""
 
 
 class NoReply(Exception):
-    """Retries are used up; the text says what happened last."""
+    """Retries are used up; the text says what happened last, `usage` what may have been charged."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        super().__init__(reason)
+        self.usage = usage or Usage()
+
+
+class Ended(Exception):
+    """Nothing more can work, and `usage` may have been charged for this request before."""
+
+    def __init__(self, error: JudgeError, usage: Usage) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.usage = usage
 
 
 class Rejected(Exception):

@@ -8,8 +8,8 @@ one answer of an arm could be scored; single faults are recorded as unscored wit
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,23 @@ from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import Asker, LlmScorer
+from gemma_lora.judge.asking import render
+from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
-from gemma_lora.judge.engine import Progress, closing, cost, judge_all, run_async
-from gemma_lora.judge.items import NO_REPLY, Item, Scorer, load_items, ordered
-from gemma_lora.judge.ledger import Ledger
+from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
+from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
+from gemma_lora.judge.ledger import Ledger, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
-from gemma_lora.records import ARMS, Judgement, Message
+from gemma_lora.records import ARMS, Message
 from gemma_lora.rundir import RunDir, digest, read_saved, write_json
 
 __all__ = ["fingerprint", "judge", "probe"]
 
+_LONG_PROMPT = 4096
+"""Tokens assumed for a prompt whose reply was lost, where no other prompt was counted."""
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
 
@@ -47,29 +51,49 @@ def judge(
     """
     settings = config.judge if name is None else config.judge.model_copy(update={"judge": name})
     target = resolve(settings.judge)
-    items = load_items(run, console)
-    folder = run.judgements(slug(settings.judge))
     console = _Listener(console)
-    scorer = _scorer(target, settings, console, backoff)
+    items = Items(run, console, _repeats(target, settings, console))
+    with contextlib.closing(items):
+        return _judge(settings, target, items, run, console, backoff)
+
+
+def _judge(
+    settings: JudgeConfig,
+    target: Target,
+    items: Items,
+    run: RunDir,
+    console: _Listener,
+    backoff: float,
+) -> Path:
+    folder = run.judgements(slug(settings.judge))
     _family_warning(target, console)
-    ledger = Ledger(folder, items, scorer.identity(), console)
+    # the identity needs no connection, and the ledger says what the budget has left
+    ledger = Ledger(folder, items, _identity(target, settings), console)
+    before = ledger.spent(console)
+    budget = _budget(settings, before.usage)
+    scorer = _scorer(target, settings, console, backoff, budget=budget)
     prices = (settings.price_input, settings.price_output)
-    todo = ordered(ledger.open_items)
+    todo = ordered(ledger.open_keys)
     if len(todo) < len(items):
         console.note(f"{len(items) - len(todo)} of {len(items)} answers are judged already")
+    if isinstance(scorer, LlmScorer):
+        todo = _uncached_first(todo, scorer, items, settings, before.usage, console)
     progress = Progress(console, len(items), len(items) - len(todo), prices)
 
     async def work() -> None:
         async with closing(scorer):
-            await judge_all(scorer, todo, ledger, progress)
+            if isinstance(scorer, LlmScorer):
+                await ask_all(scorer, items, todo, ledger, progress)
+            else:
+                await score_all(scorer, items, todo, ledger, progress)
 
     if todo:
         run_async(work)
-    rows = ledger.close()
-    facts = _facts(target, scorer, ledger, rows, prices, console, folder)
+    tally = ledger.close()
+    facts = _facts(target, scorer, ledger, tally, prices, console, folder)
     write_json(folder / "judge.json", facts)
     _tell(facts, console)
-    _require_some(target, rows)
+    _require_some(target, tally)
     return folder
 
 
@@ -91,12 +115,13 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
     async def work() -> None:
         async with closing(scorer):
             outcome = await scorer.score(_PROBE)
+        if outcome.ended:
+            raise outcome.ended
         reason = outcome.unscored_reason
         if reason is None:
-            seen = scorer.facts()
             console.note(
-                f"judge: {target.name} answers (it calls itself {seen['snapshot'] or 'nothing'}; "
-                f"{seen['rung']}; {outcome.usage.input} + {outcome.usage.output} tokens)"
+                f"judge: {target.name} answers (it calls itself {outcome.model or 'nothing'}; "
+                f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
             )
             return
         unreachable = reason.startswith(NO_REPLY)
@@ -115,13 +140,76 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
 
 
 def fingerprint(config: JudgeConfig) -> str:
-    """Digest of all that decides this judge's scores (model, prompt, schema, replay file); asks nobody."""
+    """Digest of all that decides this judge's scores (model, prompt, schema, replay file, repeats); asks nobody."""
     target = resolve(config.judge)
+    repeated = [config.repeats] if _repeatable(target) and config.repeats > 1 else []
+    return digest(_identity(target, config), *repeated)
+
+
+def _identity(target: Target, config: JudgeConfig) -> dict[str, Any]:
     if target.backend == "replay":
-        return digest(ReplayScorer(Path(target.model)).identity())
+        return ReplayScorer(Path(target.model)).identity()
     if not target.is_llm:
-        return digest(LexicalScorer().identity())
-    return digest(LlmScorer.identity_of(target, config))
+        return LexicalScorer().identity()
+    return LlmScorer.identity_of(target, config)
+
+
+def _repeatable(target: Target) -> bool:
+    """Whether asking again can give another score; in-process judges are deterministic."""
+    return target.is_server or target.backend == "replay"
+
+
+def _repeats(target: Target, config: JudgeConfig, console: Console) -> int:
+    if config.repeats > 1 and not _repeatable(target):
+        console.note(
+            f"--repeats {config.repeats}: {target.name} gives the same score each time, so each answer is "
+            "judged once"
+        )
+        return 1
+    return config.repeats
+
+
+def _budget(config: JudgeConfig, spent: Usage) -> Budget | None:
+    if config.max_cost is None or config.price_input is None or config.price_output is None:
+        return None
+    # replies that were lost in earlier calls: a prompt of the usual length and a reply of the longest
+    into = spent.input // spent.requests if spent.requests else _LONG_PROMPT
+    lost = Usage(0, spent.lost * into, spent.lost * config.judge_max_tokens)
+    return Budget(config.max_cost, (config.price_input, config.price_output), spent + lost)
+
+
+def _uncached_first(
+    todo: list[Key],
+    scorer: LlmScorer,
+    items: Items,
+    config: JudgeConfig,
+    before: Usage,
+    console: Console,
+) -> list[Key]:
+    """What must be asked comes first, and what it will cost is said.
+
+    So the judge says which snapshot it is before a kept reply is used: replies of another snapshot
+    do not count.
+    """
+    cached = {key for key in todo if scorer.is_cached(items.digests[key])}
+    asked = [key for key in todo if key not in cached]
+    different = len({items.digests[key] for key in asked})
+    if asked:
+        step = max(1, len(asked) // 100)
+        loaded = [items.load(key) for key in asked[::step]]
+        prompts = [render(item.messages, item.reference, item.answer) for item in loaded]
+        chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
+        prices = (config.price_input, config.price_output)
+        estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
+        console.note(estimate.sentence())
+        spent = cost(before, prices) or 0.0
+        if config.max_cost is not None and spent + (estimate.dollars or 0.0) > config.max_cost:
+            console.note(
+                f"that is likely more than --max-cost ${config.max_cost:g} allows"
+                + (f", of which ${spent:.4f} are spent" if spent else "")
+                + ": judging will stop before it is exceeded"
+            )
+    return asked + [key for key in todo if key in cached]
 
 
 class _Listener(Console):
@@ -143,7 +231,13 @@ class _Listener(Console):
 
 
 def _scorer(
-    target: Target, config: JudgeConfig, console: Console, backoff: float, *, cache: bool = True
+    target: Target,
+    config: JudgeConfig,
+    console: Console,
+    backoff: float,
+    *,
+    cache: bool = True,
+    budget: Budget | None = None,
 ) -> Scorer:
     if target.backend == "lexical":
         return LexicalScorer()
@@ -157,9 +251,9 @@ def _scorer(
     else:
         from gemma_lora.judge.client import ServerAsker
 
-        asker = ServerAsker(target, config, console, backoff=backoff)
+        asker = ServerAsker(target, config, console, backoff=backoff, budget=budget)
     kept = ReplyCache(cache_folder(), console) if cache else None
-    return LlmScorer(target, config, asker, kept)
+    return LlmScorer(target, config, asker, kept, console)
 
 
 def _family_warning(target: Target, console: Console) -> None:
@@ -174,19 +268,25 @@ def _facts(
     target: Target,
     scorer: Scorer,
     ledger: Ledger,
-    rows: list[Judgement],
-    prices: tuple[float | None, float | None],
+    tally: Tally,
+    prices: Prices,
     console: Console,
     folder: Path,
 ) -> dict[str, Any]:
-    """The content of judge.json; facts of the judge that this call did not learn stay as they were."""
+    """The content of judge.json."""
     path = folder / "judge.json"
     before = read_saved(path) if path.exists() else {}
-    seen = scorer.facts()
     same = before.get("identity") == digest(scorer.identity())
-    kept = {k: v if v or not same else before.get(k, v) for k, v in seen.items()}
-    usage, cached = ledger.spent(console)
-    reasons = Counter(row.unscored_reason for row in rows if row.unscored_reason)
+    spent = ledger.spent(console)
+    usage, seen = spent.usage, {}
+    if isinstance(scorer, LlmScorer):
+        seen = {
+            "snapshot": ", ".join(sorted(spent.models)) or None,
+            "system_fingerprints": sorted(spent.fingerprints),
+            "rung": spent.rungs.most_common(1)[0][0] if spent.rungs else None,
+            "rungs": dict(spent.rungs.most_common()),
+        }
+    repeats = max((key[2] for key in ledger.known), default=0) + 1
     return {
         "schema_version": 1,
         "name": target.name,
@@ -195,20 +295,21 @@ def _facts(
         "address": target.address if target.is_llm else None,
         "model": target.model,
         "identity": digest(scorer.identity()),
-        **kept,
-        "judged": len(rows),
-        "scored": sum(row.unscored_reason is None for row in rows),
-        "unscored": {
-            arm: sum(row.arm == arm and row.unscored_reason is not None for row in rows)
-            for arm in ARMS
-        },
-        "unscored_reasons": dict(reasons.most_common()),
-        "to_ask_again": sum((row.unscored_reason or "").startswith(NO_REPLY) for row in rows),
-        "flags": dict(Counter(flag for row in rows for flag in row.flags)),
+        **scorer.facts(),
+        **seen,
+        "judged": tally.judged,
+        "scored": sum(tally.scored.values()),
+        "unscored": {arm: tally.unscored[arm] for arm in ARMS},
+        "unscored_reasons": dict(tally.reasons.most_common()),
+        "to_ask_again": sum(n for why, n in tally.reasons.items() if why.startswith(NO_REPLY)),
+        "flags": dict(tally.flags),
+        "repeats": repeats,
+        "repeat_spread": tally.spread,
         "requests": usage.requests,
+        "requests_lost": usage.lost,
         "tokens": {"input": usage.input, "output": usage.output},
         "cost": cost(usage, prices) if scorer.is_llm else None,
-        "cached": cached,
+        "cached": spent.cached,
         "warnings": list(dict.fromkeys([*(before["warnings"] if same else []), *console.warnings])),
     }
 
@@ -225,26 +326,32 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     if facts["cost"] is not None:
         lines.append(f"${facts['cost']:.4f}")
     console.note(" · ".join(lines))
+    if facts["requests_lost"]:
+        console.note(
+            f"{facts['requests_lost']} requests were sent whose reply never came; the server may have "
+            "charged for them"
+        )
+    if facts.get("rungs"):
+        counts = [f"{name} ({count})" for name, count in facts["rungs"].items()]
+        console.note(f"replies were held to the schema by {', '.join(counts)}")
+    if facts["repeat_spread"] is not None:
+        console.note(
+            f"{facts['repeats']} judgements an answer; they differ by {facts['repeat_spread']:.2f} in "
+            "overall (standard deviation within an answer)"
+        )
     for reason, count in facts["unscored_reasons"].items():
         console.note(f"unscored: {count} x {reason}")
 
 
-def _require_some(target: Target, rows: list[Judgement]) -> None:
-    empty = [
-        arm
-        for arm in ARMS
-        if not any(row.arm == arm and row.unscored_reason is None for row in rows)
-    ]
+def _require_some(target: Target, tally: Tally) -> None:
+    empty = [arm for arm in ARMS if not tally.scored[arm]]
     if not empty:
         return
-    reasons = Counter(row.unscored_reason for row in rows if row.unscored_reason)
-    silent = next(
-        (reason for reason, _ in reasons.most_common() if reason.startswith(NO_REPLY)), None
-    )
+    silent = next((why for why, _ in tally.reasons.most_common() if why.startswith(NO_REPLY)), None)
     raise JudgeError(
         f"not one {' and not one '.join(empty)} answer could be scored",
         where=target.name,
-        details=[f"{count} x {reason}" for reason, count in reasons.most_common(5)],
+        details=[f"{count} x {reason}" for reason, count in tally.reasons.most_common(5)],
         remedy=f"{remedy_for(silent)}; then run the same command again: only the missing ones are asked"
         if silent
         else "judge with another judge (--judge)",

@@ -1,0 +1,203 @@
+"""One HTTP connection pool to one judge's server, and the rule that the key goes nowhere else.
+
+`Connection.send` posts a body and returns the whole response, whatever its status; `Lost` where none
+came. Chat completions go through `openai.AsyncOpenAI` with its retries off; messages (Anthropic's
+API) through the same HTTP library. Redirects are not followed, variables such as OPENAI_BASE_URL
+count for nothing, and every header that is not on a short list is removed before a request leaves.
+
+A server or gateway that sends one reply twice makes each later reply on that connection answer the
+question before it, which HTTP/1.1 cannot tell. So a body that equals the one before it on the same
+connection is not believed: the connection is retired and the question asked on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary, WeakSet
+
+import httpx2
+import openai
+
+from gemma_lora.config import JudgeConfig
+from gemma_lora.errors import JudgeError
+from gemma_lora.judge.limits import AUTO_MOST
+from gemma_lora.judge.names import Target, key_for
+from gemma_lora.judge.replies import CONNECTION, TIME_OUT
+
+__all__ = ["Connection", "Lost", "SentTwice"]
+
+ANTHROPIC_VERSION = "2023-06-01"
+_HEADERS = frozenset(
+    [
+        *("host", "accept", "accept-encoding", "connection", "user-agent"),
+        *("content-type", "content-length", "transfer-encoding"),
+    ]
+)
+_OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
+_MESSAGES_HEADERS = frozenset(("anthropic-version",))
+
+
+class Lost(Exception):
+    """No reply. `sent`: the request may have reached the server, and may be charged."""
+
+    def __init__(self, reason: str, *, sent: bool, slow: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        self.slow = slow
+
+
+class SentTwice(Lost):
+    """The reply may be a second copy of another question's."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{CONNECTION}the server sent a reply twice", sent=True)
+
+
+class Connection:
+    """To `target`'s server, with its key."""
+
+    def __init__(self, target: Target, config: JudgeConfig) -> None:
+        self.key = key_for(target)
+        self._target = target
+        self._timeout = config.judge_timeout
+        self._own = urlsplit(target.address)
+        most = config.judge_concurrency or AUTO_MOST
+        self._http = httpx2.AsyncClient(
+            follow_redirects=False,
+            # a proxy is for the world outside; asking this machine goes straight
+            trust_env=not target.is_loopback,
+            timeout=config.judge_timeout,
+            limits=httpx2.Limits(max_connections=most + 8, max_keepalive_connections=most + 8),
+            event_hooks={"request": [self._guard]},
+        )
+        self._openai: openai.AsyncOpenAI | None = None
+        if target.protocol == "chat":
+            self._openai = openai.AsyncOpenAI(
+                api_key=self.key or "none",
+                base_url=target.address,  # given, so that OPENAI_BASE_URL counts for nothing
+                max_retries=0,
+                timeout=config.judge_timeout,
+                http_client=self._http,
+            )
+        self._before: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+        self._retired: WeakSet[Any] = WeakSet()
+        self._doubted: set[bytes] = set()
+
+    async def send(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+        """The response to `body`, read to its end. Raises Lost."""
+        try:
+            # the client's own limit is for single reads: a server that drips would never reach it
+            async with asyncio.timeout(self._timeout):
+                return await self._post(path, body)
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException) as error:
+            sent = not isinstance(_innermost(error), httpx2.ConnectTimeout)
+            raise Lost(f"{TIME_OUT}{self._timeout:g} s", sent=sent, slow=True) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            inner = _innermost(error)
+            refused = isinstance(inner, httpx2.ConnectError | ConnectionRefusedError)
+            raise Lost(f"{CONNECTION}{_words(error)}", sent=not refused) from None
+
+    async def models(self) -> list[str]:
+        """The model names that the server lists; empty where it lists none."""
+        try:
+            response = await self._http.get(f"{self._target.address}/models")
+            value: Any = json.loads(response.content)
+            return [str(entry["id"]) for entry in value["data"]]
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+            return []
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    def scrub(self, text: str) -> str:
+        """Server text that may be shown: one line, short, without our key or anything like one."""
+        if self.key:
+            text = text.replace(self.key, "[key]")
+        text = re.sub(r"\b(?:sk|Bearer)[-_ ][^\s\"',;]{4,}", "[key]", text)
+        text = "".join(char if char.isprintable() else " " for char in text)
+        return " ".join(text.split())[:300]
+
+    async def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+        if self._openai is not None:
+            try:
+                return await self._openai.post(path, cast_to=httpx2.Response, body=body)
+            except openai.APIStatusError as error:
+                return error.response
+        return await self._http.post(
+            f"{self._target.address}{path}",
+            content=json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+            headers={"content-type": "application/json", "anthropic-version": ANTHROPIC_VERSION},
+        )
+
+    def doubt(self, response: httpx2.Response, *, scores: bool) -> None:
+        """Retire the connection where this body equals the one before it there: a second copy, perhaps.
+
+        `scores`: the reply would count; then SentTwice is raised, so that it is asked for again. What
+        two connections say alike is believed; what comes over a retired one is not.
+        """
+        stream: Any = response.extensions.get("network_stream")
+        if stream is None:
+            return
+        if stream in self._retired:  # another request had taken it before it was retired
+            raise SentTwice
+        body = hashlib.sha256(response.content).digest()
+        before = self._before.get(stream)
+        self._before[stream] = body
+        if body != before:
+            return
+        self._retire(stream)
+        if scores and body not in self._doubted:
+            self._doubted.add(body)
+            raise SentTwice
+
+    def _retire(self, stream: Any) -> None:
+        """Have the pool close the connection when it next looks at it: it takes one with unread bytes for dead."""
+        self._retired.add(stream)
+        ask = stream.get_extra_info
+
+        def answer(info: str) -> Any:
+            return True if info == "is_readable" else ask(info)
+
+        stream.get_extra_info = answer
+
+    async def _guard(self, request: httpx2.Request) -> None:
+        """The last look at a request: right address, our key or none, nothing from the environment."""
+        if (request.url.scheme, request.url.host) != (self._own.scheme, self._own.hostname):
+            raise JudgeError(
+                "a request would have left for another server", where=self._target.name
+            )
+        allowed = _HEADERS
+        if self._target.key_variable == "OPENAI_API_KEY":
+            allowed |= _OPENAI_HEADERS
+        messages = self._target.protocol == "messages"
+        if messages:
+            allowed |= _MESSAGES_HEADERS
+        for name in list(request.headers.keys()):
+            if name.lower() not in allowed:
+                del request.headers[name]
+        if messages:
+            request.headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
+        if self.key and messages:
+            request.headers["x-api-key"] = self.key
+        elif self.key:
+            request.headers["authorization"] = f"Bearer {self.key}"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            break
+    return error
+
+
+def _words(error: BaseException) -> str:
+    """The innermost reason of a chain, by type where it has no words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__

@@ -1,0 +1,151 @@
+"""What judging costs is said beforehand, shown live, and never above --max-cost."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from pydantic import ValidationError
+from support.judge_server import Act, JudgeServer, Seen
+
+from gemma_lora import judge as judging
+from gemma_lora.config import JudgeConfig
+from gemma_lora.console import Console
+from gemma_lora.errors import JudgeError
+from gemma_lora.judge.budget import Budget, most_tokens
+from gemma_lora.judge.items import Usage
+from gemma_lora.judge.ledger import UsageLine
+from gemma_lora.records import Judgement
+from gemma_lora.rundir import RunDir, read_json, read_jsonl
+
+PRICES = {"price_input": 100.0, "price_output": 1000.0}
+EACH = (100 * 100 + 20 * 1000) / 1e6
+"""Dollars that the test server's reply costs at these prices: 0.03."""
+
+
+def folder_of(run: RunDir, server: JudgeServer):
+    return run.judgements(judging.slug(server.name))
+
+
+def spent(run: RunDir, server: JudgeServer) -> float:
+    lines = read_jsonl(folder_of(run, server) / "usage.jsonl", UsageLine)
+    return sum(line.input * 100 + line.output * 1000 for line in lines) / 1e6
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_the_limit_is_never_exceeded_and_what_was_paid_is_kept(
+    concurrency: int, server: JudgeServer, make_run, configured
+) -> None:
+    run = make_run(200)
+    config = configured(server.name, max_cost=6.0, judge_concurrency=concurrency, **PRICES)
+    server.plan = lambda seen: Act(delay=0.005)
+    with pytest.raises(JudgeError, match=r"--max-cost \$6 is reached") as caught:
+        judging.judge(config, run, Console(quiet=True))
+    assert caught.value.exit_code == 4
+    assert "raise --max-cost and run the same command again" in str(caught.value)
+    total = spent(run, server)
+    assert total == pytest.approx(len(server.chats) * EACH), "every reply that came is counted"
+    assert 6.0 - 2.0 < total <= 6.0, "and not far below it either: one request may cost 1.6"
+    kept = read_jsonl(folder_of(run, server) / "judgements.jsonl", Judgement)
+    assert len(kept) == len(server.chats)
+    before = len(server.chats)
+    with pytest.raises(JudgeError, match="is reached"):
+        judging.judge(config, run, Console(quiet=True))
+    assert len(server.chats) == before, "spent is spent, in the next call, too"
+    judging.judge(configured(server.name, max_cost=50.0, **PRICES), run, Console(quiet=True))
+    assert len(server.chats) == 400, "nothing is asked twice"
+    assert read_json(folder_of(run, server) / "judge.json")["cost"] == pytest.approx(400 * EACH)
+
+
+def test_a_reply_that_was_paid_but_not_usable_is_counted(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """The re-ask may find the money gone; the first reply was paid all the same."""
+    server.plan = lambda seen: Act(content="no") if seen.number >= 60 else None
+    run = make_run(100)
+    config = configured(server.name, max_cost=4.0, judge_concurrency=8, **PRICES)
+    with pytest.raises(JudgeError, match="is reached"):
+        judging.judge(config, run, Console(quiet=True))
+    assert spent(run, server) == pytest.approx(len(server.chats) * EACH)
+    assert spent(run, server) <= 4.0
+
+
+def test_lost_replies_count_at_their_most(server: JudgeServer, make_run, configured) -> None:
+    server.plan = lambda seen: Act(cut=30) if seen.number % 2 else None
+    run = make_run(100)
+    config = configured(server.name, max_cost=20.0, judge_concurrency=4, **PRICES)
+    with pytest.raises(JudgeError, match="lost replies counted at the most") as caught:
+        judging.judge(config, run, Console(quiet=True), backoff=0.01)
+    lost = int(re.search(r"(\d+) lost replies", str(caught.value)).group(1))  # type: ignore[union-attr]
+    assert lost >= 3
+    assert len(server.chats) < 40, "a storm of broken replies is not a way round the limit"
+    lines = read_jsonl(folder_of(run, server) / "usage.jsonl", UsageLine)
+    assert sum(line.lost for line in lines) == lost
+
+
+def test_prices_are_needed() -> None:
+    with pytest.raises(ValidationError, match="--max-cost needs --price-input and --price-output"):
+        JudgeConfig(judge="openai:m", max_cost=1.0, price_input=1.0)
+
+
+def test_the_estimate_comes_before_the_first_request(
+    server: JudgeServer, make_run, configured
+) -> None:
+    stream = io.StringIO()
+    told: list[str] = []
+
+    def plan(seen: Seen) -> None:
+        told.append(stream.getvalue())
+
+    server.plan = plan
+    run = make_run(20)
+    config = configured(server.name, max_cost=0.5, **PRICES)
+    with pytest.raises(JudgeError):
+        judging.judge(config, run, Console(stream=stream))
+    judging.judge(configured(server.name, **PRICES), run, Console(stream=stream))
+    first = re.search(
+        r"to ask: 40 requests, about ([\d,]+) \+ 10,000 tokens, about \$([\d.]+) ",
+        stream.getvalue(),
+    )
+    assert first
+    assert all("to ask: " in text for text in told)
+    prompt = len(server.chats[0].system) + len(server.chats[0].user)
+    assert int(first[1].replace(",", "")) == pytest.approx(40 * prompt / 4, rel=0.02)
+    assert "likely more than --max-cost $0.5 allows" in stream.getvalue()
+
+
+def test_the_estimate_learns_from_what_was_judged(
+    server: JudgeServer, make_run, configured
+) -> None:
+    run = make_run(20)
+    server.plan = lambda seen: Act(status=402) if seen.number >= 10 else None
+    config = configured(server.name, judge_concurrency=1, **PRICES)
+    with pytest.raises(JudgeError):
+        judging.judge(config, run, Console(quiet=True))
+    server.plan = lambda seen: None
+    stream = io.StringIO()
+    judging.judge(config, run, Console(stream=stream, interval=0.0))
+    assert "to ask: 30 requests, about 3,000 + 600 tokens, about $0.90 " in stream.getvalue()
+    assert re.search(r"\$0\.\d+ so far · about \$0\.\d+ in all", stream.getvalue())
+
+
+def test_the_bound_is_above_what_any_tokenizer_makes() -> None:
+    from gemma_lora import model
+
+    fmt = model.load_format(model.resolve("starter"))
+    for text in ("Guten Tag", "订单在哪里", "\u200b\U0001f600" * 9, "a" * 100, "<<<>>>\n\t"):
+        assert len(fmt.tokenizer.encode(text)) <= most_tokens(text)
+
+
+def test_a_server_that_counts_more_than_was_sent_is_believed() -> None:
+    import asyncio
+
+    async def go() -> None:
+        budget = Budget(10.0, (100.0, 100.0), Usage())
+        held = await budget.hold(100, 100)
+        budget.settle(held, 100, Usage(1, 10_000, 100))  # a gateway with a long prompt of its own
+        assert budget.spent == pytest.approx(1.01)
+        assert await budget.hold(100, 100) == pytest.approx(1.01)
+
+    asyncio.run(go())

@@ -1,0 +1,86 @@
+"""Ctrl-C and SIGTERM while judging: what is under way is paid for, so it is waited for and kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.judge_server import Act, JudgeServer
+
+from gemma_lora import judge as judging
+from gemma_lora.console import Console
+from gemma_lora.records import Judgement
+from gemma_lora.rundir import read_jsonl
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from gemma_lora import judge
+from gemma_lora.config import Config, JudgeConfig
+from gemma_lora.console import Console
+from gemma_lora.rundir import RunDir
+config = Config(judge=JudgeConfig(judge=sys.argv[2], judge_concurrency=4))
+judge.judge(config, RunDir(Path(sys.argv[1])), Console())
+"""
+
+
+def start(run, server: JudgeServer, after: int) -> subprocess.Popen:
+    """A process that judges, with `after` requests at the server."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(run.root), server.name],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while len(server.chats) < after and process.poll() is None:
+        time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_keeps_what_is_under_way(
+    number: signal.Signals, server: JudgeServer, make_run, configured
+) -> None:
+    server.plan = lambda seen: Act(delay=0.3)
+    run = make_run(50)
+    process = start(run, server, 10)
+    os.kill(process.pid, number)
+    text = process.communicate(timeout=20)[1]
+    code = process.returncode
+    assert code == (143 if number == signal.SIGTERM else code)
+    assert code != 0
+    assert "waiting for the requests under way, which are paid for" in text
+    path = run.judgements(judging.slug(server.name)) / "judgements.jsonl"
+    asked = len(server.chats)
+    assert len(read_jsonl(path, Judgement)) == asked < 20, "not one of them is lost"
+    server.plan = lambda seen: None
+    judging.judge(configured(server.name), run, Console(quiet=True))
+    assert len(server.chats) == 100, "and none is asked again"
+
+
+def test_a_second_signal_drops_it(server: JudgeServer, make_run) -> None:
+    server.plan = lambda seen: Act(delay=20 if seen.number > 6 else 0.01)
+    process = start(make_run(50), server, 11)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "it waits"
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+
+
+def test_pauses_are_not_waited_out(server: JudgeServer, make_run) -> None:
+    server.plan = lambda seen: (
+        Act(status=429, headers={"retry-after": "60"}) if seen.number > 6 else None
+    )
+    process = start(make_run(50), server, 8)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert process.returncode != 0

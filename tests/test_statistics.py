@@ -177,6 +177,11 @@ class TestSignFlip:
     def test_no_difference_at_all(self):
         assert sign_flip([0.0] * 9, seed=0).p_value == 1.0
 
+    def test_one_cluster_alone_shows_nothing(self):
+        assert sign_flip([0, 0, 3], seed=0).p_value == 1.0
+        assert sign_flip([4], seed=0).p_value == 1.0
+        assert signed_rank([4]).p_value == 1.0
+
 
 class TestRanks:
     def test_darwins_maize(self):
@@ -194,6 +199,8 @@ class TestRanks:
         known = np.mean([w >= seen - 1e-9 for w in ways])
         found = signed_rank(values)
         assert found.p_value == pytest.approx(known)
+        by_scipy = stats.wilcoxon(values, zero_method="pratt", method=stats.PermutationMethod())
+        assert found.p_value == pytest.approx(by_scipy.pvalue)
         assert (found.exact, found.zeros) == (True, values.count(0))
 
     def test_a_cluster_counts_once(self):

@@ -20,9 +20,11 @@ from gemma_lora.statistics import Bounds, Estimate, FailureTest, clustered_mean,
 from gemma_lora.statistics import differential_failure as failure_test
 
 __all__ = [
+    "FAILURE_P",
     "HIGHEST",
     "LOWEST",
     "MARGIN",
+    "MISSING_SHARE",
     "RULE",
     "Missing",
     "PairedResult",

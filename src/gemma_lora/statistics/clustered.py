@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 __all__ = ["CONFIDENCE", "METHOD", "Clusters", "Estimate", "clustered_mean"]
 
@@ -131,8 +131,9 @@ def clustered_mean(
         return without("differences cancel inside every cluster: no interval can be estimated")
     error = float(np.sqrt(variance))
     df = _satterthwaite(groups.sizes, _correlation(residuals, sums, groups))
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, df))
+    # of t's distribution; scipy.stats.t gives the same, a hundred times slower
+    reach = float(special.stdtrit(df, 0.5 + CONFIDENCE / 2)) * error
+    p_value = float(2 * special.stdtr(df, -abs(mean) / error))
     return Estimate(mean, error, (mean - reach, mean + reach), p_value, n, g, METHOD, None, df)
 
 

@@ -115,8 +115,9 @@ def sign_flip(
     sums = Clusters(clusters, int(x.size)).sums(x)
     sums[np.abs(sums) < 1e-9] = 0.0
     moved = sums[sums != 0]  # flipping a zero changes nothing
-    if moved.size == 0:
-        return SignFlip(1.0, 1, True, "no cluster differs")
+    if moved.size < 2:  # every flip gives the same total, but for its sign
+        few = "no cluster differs" if moved.size == 0 else "only one cluster differs"
+        return SignFlip(1.0, 2**moved.size, True, few)
     resamples = resamples or _enough(int(moved.size))
     exact = 2**moved.size <= resamples + 1
     found = stats.permutation_test(

@@ -125,11 +125,14 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
     unequal = counts["base"] != counts["tuned"]
     if missing["share"] > MISSING_SHARE or unequal:
         low, high = missing["bounds"]
+        chance = f"p = {missing['p_value']:.2g}"
+        if missing["p_value"] >= FAILURE_P:
+            chance += ", so it may be chance"
         lines.append(
             f"Without a score: {counts['base']} base and {counts['tuned']} tuned answers of {total} "
             f"questions, so {lost} pairs are left out of the comparison. "
             + (
-                f"They are missing unequally (p = {missing['p_value']:.2g}), which can favour one side. "
+                f"They are missing unequally, which can favour one side ({chance}). "
                 if unequal
                 else "That is more than 5 %; the rest may not stand for all. "
             )

@@ -158,8 +158,8 @@ class TestDrawing:
         assert forest_reach([]) == 1.0
         assert forest_reach([-0.2, 0.7]) == 1.0
         assert forest_reach([-2.6, 1.0]) == 3.0
-        assert "+1.5" in forest_axis(1.5)
-        assert "−1.5" in forest_axis(1.5)
+        assert "+3<" in forest_axis(3.0)
+        assert "−1.5<" in forest_axis(3.0)
 
     def test_a_point_lies_where_its_value_is(self):
         drawn = str(forest("x", 0.0, None, reach=2.0, margin=0.5, marked=False))

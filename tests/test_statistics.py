@@ -203,6 +203,15 @@ class TestRanks:
         assert found.p_value == pytest.approx(by_scipy.pvalue)
         assert (found.exact, found.zeros) == (True, values.count(0))
 
+    def test_pratts_zeros_of_a_larger_sample(self):
+        # normal, the variance of the signed rank sum being the sum of squared ranks that are left
+        values = np.random.default_rng(12).integers(-2, 4, 60)
+        ranks = (stats.rankdata(np.abs(values)) * np.sign(values))[values != 0]
+        z = ranks.sum() / math.sqrt((ranks**2).sum())
+        found = signed_rank(values)
+        assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(z)))
+        assert not found.exact
+
     def test_a_cluster_counts_once(self):
         assert signed_rank([1, 3, 5, 2, 2], list("aabcc")).n == 3
         assert sign_test([1, 3, -5, 2, -2, 2, 2], list("aabccde")).win == 3

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from gemma_lora.statistics import (
     bootstrap_mean,
@@ -42,6 +43,9 @@ Rng = np.random.Generator
 QUESTIONS = (20, 60, 200)
 LIKE = 0.7
 """Correlation of what near-duplicate questions have in common, on the scale before rounding."""
+
+INNER = 199
+"""Draws of a bootstrap or sign-flip test inside the simulation."""
 
 DISTRIBUTIONS = {
     "ordinal": "whole scores 1 to 10, both arms spread over the scale, about one tie in five",
@@ -141,7 +145,7 @@ def intervals(setting: Setting, draws: int, rng: Rng) -> Row:
     sample = draw(setting["distribution"], setting["design"], setting["n"], draws, setting["effect"], rng)  # fmt: skip
     differences, clusters = sample.tuned - sample.base, np.array(sample.clusters)
     keep = (rng.random((2, *differences.shape)) >= setting["lost"]).all(axis=0)
-    held = claimed = better = without = 0
+    held = claimed = better = without = plain = 0
     for values, kept in zip(differences, keep, strict=True):
         found = clustered_mean(values[kept], clusters[kept].tolist(), low=-9, high=9)
         if found.ci95 is None:
@@ -150,14 +154,27 @@ def intervals(setting: Setting, draws: int, rng: Rng) -> Row:
         held += found.ci95[0] <= true <= found.ci95[1]
         better += found.ci95[0] > 0
         claimed += not found.ci95[0] <= 0 <= found.ci95[1]
+        low, high = _cr1(values[kept], clusters[kept]) if found.standard_error else found.ci95
+        plain += low <= true <= high
     counted = draws - without
     return {
         "truth": true,
         "without_interval": without,
         "coverage": held / counted,
+        "cr1": plain / counted,
         "false": claimed / counted if true == 0 else None,
         "false_better": better / counted if true <= 0 else None,
     }
+
+
+def _cr1(values: Numbers, clusters: NDArray[np.int_]) -> tuple[float, float]:
+    """The interval that was given up: CR1, t with clusters - 1 degrees of freedom."""
+    _, index = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(index, weights=values - values.mean())
+    count = len(sums)
+    error = np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values)
+    reach = float(special.stdtrit(count - 1, 0.975) * error)
+    return float(values.mean()) - reach, float(values.mean()) + reach
 
 
 def check_settings() -> list[Setting]:
@@ -183,10 +200,10 @@ def _claims(differences: Numbers, clusters: list[int], rng: Rng) -> dict[str, bo
     """Which of them claim a difference; lengths are drawn without any bearing on the scores."""
     seed = int(rng.integers(2**31))
     short, long = rng.integers(50, 500, (2, len(differences))).tolist()
-    ci95 = bootstrap_mean(differences, clusters, seed=seed, resamples=499).ci95
-    length = length_adjusted(differences, short, long, clusters, seed=seed, resamples=499).ci95
+    ci95 = bootstrap_mean(differences, clusters, seed=seed, resamples=INNER).ci95
+    length = length_adjusted(differences, short, long, clusters, seed=seed, resamples=INNER).ci95
     tests = (
-        sign_flip(differences, clusters, seed=seed, resamples=499).p_value,
+        sign_flip(differences, clusters, seed=seed, resamples=INNER).p_value,
         signed_rank(differences, clusters).p_value,
         sign_test(differences, clusters).p_value,
     )
@@ -255,7 +272,7 @@ PARTS: dict[str, tuple[Callable[[], list[Setting]], Callable[[Setting, int, Rng]
     "missing": (missing_settings, missing),
     "power": (power_settings, power),
 }
-FULL = {"intervals": 10_000, "checks": 1_000, "missing": 2_000, "power": 4_000}
+FULL = {"intervals": 10_000, "checks": 500, "missing": 2_000, "power": 4_000}
 QUICK = {"intervals": 200, "checks": 20, "missing": 100, "power": 200}
 """Data sets drawn for each setting of a part."""
 
@@ -285,6 +302,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few draws; prints, writes nothing")
     parser.add_argument("--page", action="store_true", help="the page from the saved figures")
+    parser.add_argument(
+        "--part", choices=PARTS, help="only this; the others stay as they are saved"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seed", type=int, default=20261125)
     options = parser.parse_args()
@@ -292,7 +312,11 @@ def main() -> int:
     if options.page:
         found = json.loads(store.read_text())
     else:
-        found = study(QUICK if options.quick else FULL, options.seed, options.jobs)
+        effort = QUICK if options.quick else FULL
+        if options.part:
+            effort = {options.part: effort[options.part]}
+        saved = json.loads(store.read_text()) if options.part else {}
+        found = saved | study(effort, options.seed, options.jobs)
         if not options.quick:
             rows = json.dumps(found).replace("}, {", "},\n{")  # a line a setting
             store.write_text(rows + "\n")

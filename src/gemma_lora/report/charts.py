@@ -82,15 +82,18 @@ def strip(
 
 
 def forest_reach(ends: Sequence[float]) -> float:
-    """Half the width of the forest plot's scale: the next half point beyond the farthest end, 1 at least."""
-    return max(1.0, math.ceil(2 * max((abs(end) for end in ends), default=0.0)) / 2)
+    """Half the width of the forest plot's scale: the next whole point beyond the farthest end."""
+    return float(max(1, math.ceil(max((abs(end) for end in ends), default=0.0))))
 
 
 def forest_axis(reach: float) -> Markup:
     """The scale above the differences: base better on the left, tuned better on the right."""
+    anchors = {-reach: "start", reach: "end"}  # the outer ones would stick out of a narrow page
     marks = [
-        Markup('<text x="{}" y="12" class="tick" text-anchor="middle">{}</text>').format(
-            _at(value, -reach, reach), f"{value:+g}".replace("-", "\u2212") if value else "0"
+        Markup('<text x="{}" y="12" class="tick" text-anchor="{}">{}</text>').format(
+            _at(value, -reach, reach),
+            anchors.get(value, "middle"),
+            f"{value:+g}".replace("-", "\u2212") if value else "0",
         )
         for value in (-reach, -reach / 2, 0.0, reach / 2, reach)
     ]

@@ -272,8 +272,8 @@ PARTS: dict[str, tuple[Callable[[], list[Setting]], Callable[[Setting, int, Rng]
     "missing": (missing_settings, missing),
     "power": (power_settings, power),
 }
-FULL = {"intervals": 10_000, "checks": 500, "missing": 2_000, "power": 4_000}
-QUICK = {"intervals": 200, "checks": 20, "missing": 100, "power": 200}
+FULL = {"intervals": 6_000, "missing": 1_000, "power": 2_000, "checks": 200}
+QUICK = {"intervals": 200, "missing": 100, "power": 200, "checks": 20}
 """Data sets drawn for each setting of a part."""
 
 
@@ -285,8 +285,16 @@ def one(part: str, number: int, draws: int, seed: int) -> Row:
     return {**setting, "draws": draws, **work(setting, draws, rng)}
 
 
-def study(effort: dict[str, int], seed: int, jobs: int = 1) -> dict[str, Any]:
-    """All parts; the same effort and seed give the same figures, whatever the number of processes."""
+def study(
+    effort: dict[str, int],
+    seed: int,
+    jobs: int = 1,
+    keep: Callable[[dict[str, Any]], object] = bool,
+) -> dict[str, Any]:
+    """All parts of `effort`, handed to `keep` one by one.
+
+    The same effort and seed give the same figures, whatever the number of processes.
+    """
     found: dict[str, Any] = {"seed": seed}
     with ProcessPoolExecutor(jobs) as pool:
         for part, draws in effort.items():
@@ -294,7 +302,9 @@ def study(effort: dict[str, int], seed: int, jobs: int = 1) -> dict[str, Any]:
             count = len(PARTS[part][0]())
             rows = pool.map(one, repeat(part), range(count), repeat(draws), repeat(seed))
             found[part] = list(rows)
-            print(f"{part}: {count} settings of {draws} draws, {time.monotonic() - start:.0f} s", file=sys.stderr)  # fmt: skip
+            keep(found)
+            spent = time.monotonic() - start
+            print(f"{part}: {count} settings of {draws} draws, {spent:.0f} s", file=sys.stderr)
     return found
 
 
@@ -309,17 +319,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20261125)
     options = parser.parse_args()
     store = DOCS / "statistics.json"
-    if options.page:
-        found = json.loads(store.read_text())
-    else:
+    saved = json.loads(store.read_text()) if options.page or options.part else {}
+
+    def keep(found: dict[str, Any]) -> None:
+        if not options.quick:
+            rows = json.dumps(saved | found).replace("}, {", "},\n{")  # a line a setting
+            store.write_text(rows + "\n")
+
+    found = saved
+    if not options.page:
         effort = QUICK if options.quick else FULL
         if options.part:
             effort = {options.part: effort[options.part]}
-        saved = json.loads(store.read_text()) if options.part else {}
-        found = saved | study(effort, options.seed, options.jobs)
-        if not options.quick:
-            rows = json.dumps(found).replace("}, {", "},\n{")  # a line a setting
-            store.write_text(rows + "\n")
+        found = saved | study(effort, options.seed, options.jobs, keep)
     from statistics_page import charts, render  # beside this file
 
     if options.quick:

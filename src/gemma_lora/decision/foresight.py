@@ -81,7 +81,9 @@ def _pilot(run: RunDir, judge_slug: str) -> tuple[float, str | None]:
         deviation = cast(dict[str, Any], power).get("deviation")
         facts = cast(dict[str, Any], judge)
         own = file.parent.name == judge_slug
-        if isinstance(deviation, int | float) and (own or facts.get("is_llm")):
+        if not isinstance(deviation, int | float) or deviation <= 0:
+            continue  # no spread was seen
+        if own or facts.get("is_llm"):
             seen.append((own, float(deviation), str(facts.get("name"))))
     if not seen:
         return ASSUMED_DEVIATION, None

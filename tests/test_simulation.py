@@ -58,8 +58,8 @@ def test_the_interval_holds_the_truth_and_claims_no_more(case):
 
 
 def test_the_interval_that_was_given_up_claims_too_much():
-    row = simulation.intervals(setting("ordinal", "lopsided", 200), 1_000, np.random.default_rng(5))
-    assert row["cr1"] < 0.9 < LOW <= row["coverage"]
+    row = simulation.intervals(setting("ordinal", "lopsided", 60), 2_000, np.random.default_rng(5))
+    assert row["cr1"] < LOW <= row["coverage"]
 
 
 def test_the_bounds_catch_judgements_that_fail_for_a_reason():

@@ -216,7 +216,7 @@ def _intervals(rows: Sequence[Row]) -> str:
         blocks.append(f"### {name.capitalize()}: {words}\n\n{_table(table)}\n")
     first = (
         "Coverage of the interval; “CR1 would” is that of the CR1 error with clusters - 1 degrees of freedom, which is "
-        "common and was given up for this reason; “claims” is how often 0 lies outside where the truth is 0. “Lost” "
+        "common and claims too much where clusters differ in size; “claims” is how often 0 lies outside where the truth is 0. “Lost” "
         "judgements are missing at random, in each arm apart.\n"
     )
     return "\n".join([first, *blocks])

@@ -101,7 +101,7 @@ def draw(distribution: str, design: str, n: int, draws: int, effect: float, rng:
     elif distribution == "ceiling":
         base, tuned = 9.4 + 0.6 * question + one, 9.4 + effect + 0.6 * question + other
     else:
-        base = 6 + np.clip(question, -1, 1)
+        base = 7 + np.clip(question, -1, 1)  # so that a fall by five stays on the scale
         return Sample(base, base + effect + np.where(one < -2.0537, -5.0, 0.5), index.tolist())
     return Sample(_scores(base), _scores(tuned), index.tolist())
 

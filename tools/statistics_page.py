@@ -240,7 +240,8 @@ def _checks(rows: Sequence[Row]) -> str:
     worst = {name: max(row[name] for row in rows) for name in names}
     loud = [f"{names[name]} up to {share:.1%}" for name, share in worst.items() if share > 0.07]
     said = (
-        f"More than chance explains: {', '.join(loud)}, with few clusters; they do not decide."
+        f"More than chance explains: {', '.join(loud)}. "
+        "This is mostly with few questions or clusters, for which their theory is not made; they do not decide."
         if loud
         else "None claims more than chance explains."
     )
@@ -261,12 +262,13 @@ def _missing(rows: Sequence[Row]) -> str:
             + [f"{row[name]:.1%}" for name in ("naive", "guarded", "must_agree", "held")]
         )
     worst = max(rows, key=lambda row: row["naive"])
-    most = max(row["guarded"] for row in rows)
+    most = max(row["guarded"] for row in rows if row["must_agree"] == 1)
+    quiet = max(row["guarded"] for row in rows if row["must_agree"] < 1 and row["share"])
     return (
         "## Judgements missing for a reason\n\nBoth models are equally good, but the tuned model's worst answers make the "
         "judge fail. `better` is false here, and 2.5 % would be usual. Without bounds it is called up to "
         f"{worst['naive']:.0%} of the time ({worst['n']} questions, {worst['share']:.0%} lost), with them at most "
-        f"{most:.1%}.\n\n{_table(table)}\n\n"
+        f"{most:.1%}; where so few are lost that the bounds are only reported, up to {quiet:.1%}.\n\n{_table(table)}\n\n"
         "![How often better is called though it is false](statistics-missing.svg)\n"
     )
 

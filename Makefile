@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 
 .PHONY: quickstart test test-full check format lint types layers docs clean constraints \
-	bench bench-2b bench-switches bench-memory profile bench-page examine judge-bench
+	simulation bench bench-2b bench-switches bench-memory profile bench-page examine judge-bench
 
 # --- installed once, and again when what is to be installed changes
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -52,6 +52,12 @@ layers: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/pytest tests/test_docs.py
+
+# --- does the verdict keep its promises? writes docs/statistics.md; SIMULATION=--quick only prints
+SIMULATION ?= --jobs 2
+
+simulation: $(VENV)/installed
+	$(BIN)/python tools/simulate_verdict.py $(SIMULATION)
 
 # --- speed and memory, on a machine that does nothing else (docs/benchmarks.md); BENCH="--rounds 5"
 BENCH ?=

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -11,7 +12,7 @@ import pytest
 from support.made_run import SLUG, make_config, make_run
 
 from gemma_lora.console import Console
-from gemma_lora.decision import decide
+from gemma_lora.decision import decide, foresee
 from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
 from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
@@ -246,7 +247,11 @@ class TestCaveats:
 
     def test_base_that_never_stops(self, made: Made):
         made.answers["base"] = [answer(r, stopped="limit") for r in made.rows]
-        assert any("makes `better` easy" in text for text in made.decide()["warnings"])
+        verdict = made.decide()
+        assert verdict["base_runs_to_limit"] is True
+        assert any("makes `better` easy" in text for text in verdict["warnings"])
+        made.answers["base"] = [answer(r, stopped="limit" if i % 2 else "end") for i, r in enumerate(made.rows)]  # fmt: skip
+        assert made.decide()["base_runs_to_limit"] is False  # half of them are not most
 
     def test_length_gap(self, made: Made):
         made.answers["tuned"] = [answer(r, "long words " * 20) for r in made.rows]
@@ -305,3 +310,180 @@ class TestCaveats:
         warnings = made.decide()["warnings"]
         assert warnings.count("odd cell") == 1
         assert "loss rose" in warnings
+
+
+class TestRobustness:
+    def test_shape_is_that_of_the_documentation(self, made: Made):
+        verdict = made.decide()
+        found = verdict["robustness"]
+        assert list(found) == [
+            "seed", "bootstrap", "sign_flip", "wilcoxon", "win_tie_loss", "length_adjusted",
+            "dimensions", "disagree",
+        ]  # fmt: skip
+        assert found["disagree"] == []
+        assert found["dimensions"]["fluency"] is None
+        assert set(found["dimensions"]) == set(DIMENSIONS)
+        low, high = found["bootstrap"]["ci95"]
+        assert low < verdict["primary"]["difference"] < high
+        assert found["win_tie_loss"] | verdict["win_tie_loss"] == found["win_tie_loss"]
+
+    def test_the_same_folder_gives_the_same_figures(self, made: Made):
+        assert made.decide()["robustness"] == made.decide()["robustness"]
+
+    def test_five_equal_dimensions_cost_a_factor_of_the_number_measured(self, made: Made):
+        verdict = made.decide()
+        p = verdict["dimensions"]["accuracy"]["p_value"]  # four are measured, all alike
+        assert verdict["robustness"]["dimensions"]["accuracy"]["p_holm"] == pytest.approx(4 * p)
+
+    def test_a_dimension_that_falls_is_not_called_not_worse(self, made: Made):
+        made.words = [
+            w.model_copy(update={"scores": {**w.scores, "relevance": 6.0 - 2 * (w.arm == "tuned") + i % 2}})
+            for i, w in enumerate(made.words)
+        ]  # fmt: skip
+        found = made.decide()["robustness"]["dimensions"]
+        assert found["relevance"]["not_worse"] is False
+        assert found["accuracy"]["not_worse"] is True
+
+    def test_repeats_are_averaged_first(self, made: Made):
+        once = made.decide()["robustness"]
+        made.words = [
+            word(w.id, w.arm, w.overall + shift, repeat)
+            for w in made.words
+            for repeat, shift in enumerate((-0.5, 0.5))
+        ]
+        assert made.decide()["robustness"] == once
+
+    def test_a_check_that_disagrees_is_a_caveat_and_decides_nothing(self, made: Made):
+        # thirty small wins and ten losses that weigh as much: order says yes, the mean says no
+        gains = [1.0 if i < 30 else -2.8 for i in range(40)]
+        made.words = [
+            word(r.id, arm, 5 + gains[i] * (arm == "tuned") + 0.1 * (i % 3) * (arm == "base"))
+            for i, r in enumerate(made.rows)
+            for arm in ("base", "tuned")
+        ]
+        verdict = made.decide()
+        assert verdict["verdict"] == "inconclusive"
+        assert "win_tie_loss" in verdict["robustness"]["disagree"]
+        assert any("Not all checks agree" in text for text in verdict["warnings"])
+
+    def test_a_difference_that_is_length_alone_is_told(self, made: Made):
+        for arm, grow in (("base", 0), ("tuned", 1)):
+            made.answers[arm] = [
+                answer(r, "word " * (20 + grow * (10 + 3 * i))) for i, r in enumerate(made.rows)
+            ]
+        long = {row.id: len(row.answer) for row in made.answers["tuned"]}
+        made.words = [
+            word(
+                r.id, arm, 5 + (arm == "tuned") * math.log2((1 + long[r.id]) / 101) + 0.1 * (i % 5)
+            )
+            for arm in ("base", "tuned")
+            for i, r in enumerate(made.rows)
+        ]
+        verdict = made.decide()
+        assert verdict["verdict"] == "better"
+        found = verdict["robustness"]["length_adjusted"]
+        assert found["points_per_doubling"] == pytest.approx(1, abs=0.02)
+        assert found["difference"] == pytest.approx(0, abs=0.02)
+        assert any("at equal length it would be" in text for text in verdict["warnings"])
+
+
+class TestMissing:
+    def lose(self, made: Made, base: int, tuned: int) -> dict:
+        gone = {(f"q{i}", "base") for i in range(base)} | {(f"q{i}", "tuned") for i in range(20, 20 + tuned)}  # fmt: skip
+        made.words = [
+            word(w.id, w.arm, None, reason="cut off") if (w.id, w.arm) in gone else w
+            for w in made.words
+        ]
+        return made.decide()
+
+    def test_none_missing(self, made: Made):
+        found = made.decide()["missing"]
+        assert found["share"] == 0
+        assert found["must_agree"] is False
+        assert found["bounds"] == [made.decide()["primary"]["difference"]] * 2
+
+    def test_few_are_reported_only(self, made: Made):
+        verdict = self.lose(made, 1, 1)
+        assert verdict["verdict"] == "better"
+        assert verdict["missing"]["must_agree"] is False
+        assert verdict["missing"]["pairs_lost"] == verdict["pairs_lost"] == 2
+        low, high = verdict["missing"]["bounds"]
+        assert low < verdict["primary"]["difference"] < high
+
+    def test_many_make_it_inconclusive_and_it_says_so_first(self, made: Made):
+        verdict = self.lose(made, 6, 7)
+        assert verdict["missing"]["verdict_without"] == "better"
+        assert verdict["verdict"] == "inconclusive"
+        first = verdict["warnings"][0]
+        assert first.startswith(
+            "The verdict would be `better`, but 13 of 40 questions lack a score:"
+        )
+
+    def test_unequal_failure_is_named(self, made: Made):
+        made.words = [
+            word(r.id, arm, 5.0 + i % 2 + (0.6 + 0.2 * (i % 3)) * (arm == "tuned"))
+            for i, r in enumerate(made.rows)
+            for arm in ("base", "tuned")
+        ]
+        verdict = self.lose(made, 0, 9)
+        assert verdict["missing"]["p_value"] == pytest.approx(2 / 2**9)
+        assert (
+            "fail unequally (0 of the base model's alone, 9 of the tuned" in verdict["warnings"][0]
+        )
+
+    def test_a_large_difference_stays_better(self, made: Made):
+        made.words = [
+            word(r.id, arm, 2.0 + i % 2 + 6 * (arm == "tuned"))
+            for i, r in enumerate(made.rows)
+            for arm in ("base", "tuned")
+        ]
+        verdict = self.lose(made, 0, 4)
+        assert verdict["missing"]["must_agree"] is True
+        assert verdict["verdict"] == verdict["missing"]["verdict_at_bounds"] == "better"
+
+
+class TestPower:
+    def test_from_the_observed_spread(self, made: Made):
+        verdict = made.decide()
+        found, primary = verdict["power"], verdict["primary"]
+        assert found["basis"] == "observed"
+        assert found["minimum_detectable"] == pytest.approx(
+            2.88 * primary["standard_error"], rel=0.01
+        )
+        assert found["deviation"] == pytest.approx(primary["standard_error"] * 40**0.5, rel=1e-4)
+
+    def test_before_judging_from_an_assumption(self, made: Made):
+        made.decide()
+        (made.run.judgements("j") / "verdict.json").unlink()
+        found = foresee(made.run, "j")
+        assert (found.n, found.deviation, found.pilot) == (40, 2.0, None)
+        assert found.minimum_detectable == pytest.approx(0.91, abs=0.01)
+        assert "with 40 questions, differences under 0.9 points go unnoticed" in found.sentence
+        assert "an assumed standard deviation of 2.0" in found.sentence
+        assert "to notice 0.5 takes 128" in found.sentence
+
+    def test_near_duplicates_count_once(self, made: Made):
+        made.answers["base"] = [answer(row(i, cluster=f"c{i % 8}")) for i in range(40)]
+        made.decide()
+        (made.run.judgements("j") / "verdict.json").unlink()
+        found = foresee(made.run, "j")
+        assert found.effective == 8
+        assert "40 questions (worth 8 unlike ones)" in found.sentence
+
+    def test_an_earlier_verdict_is_the_pilot(self, made: Made):
+        verdict = made.decide()
+        own = foresee(made.run, "j")
+        assert own.deviation == verdict["power"]["deviation"]
+        assert own.pilot == verdict["judge"]["name"]
+        # of another judge only where it is a language model, like the one to come
+        assert foresee(made.run, "k").pilot is None
+        write_json(
+            made.run.judgements("j") / "verdict.json",
+            {**verdict, "judge": {**verdict["judge"], "is_llm": True}},
+        )
+        assert foresee(made.run, "k").pilot == verdict["judge"]["name"]
+
+    def test_one_group_can_show_nothing(self, made: Made):
+        made.answers["base"] = [answer(row(i, cluster="c")) for i in range(40)]
+        made.decide()
+        assert "can show no difference" in foresee(made.run, "k").sentence

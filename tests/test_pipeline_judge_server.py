@@ -189,6 +189,9 @@ def test_another_judge_stands_beside_the_first(copy: Path, cli: CliServer, tmp_p
         argv = ["judge", copy.name, "--judge", server.name, "--json"]
         done = cli.run(argv, cwd=copy.parent, env={"GEMMA_LORA_CACHE": str(tmp_path)})
     assert done.code == 0, done.err
+    # what so few questions can show is said before anything is judged, and from which spread
+    foretold = done.err.index("by an assumed standard deviation of 2.0")
+    assert done.err.index("go unnoticed") < foretold < done.err.index("answers are scored")
     after = contents(copy)
     changed = {name for name in after if after[name][1] != before.get(name, (0, None))[1]}
     folder = f"judgements/{slug(server.name)}/"

@@ -1,40 +1,20 @@
-"""The statistics against hand-worked cases, independent implementations and a simulation."""
+"""The paired comparison, the rule, and what missing judgements do to it."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from gemma_lora.verdict import MARGIN, clustered_mean, decide, paired_difference
+from gemma_lora.statistics import clustered_mean
+from gemma_lora.verdict import MARGIN, decide, missing_judgements, paired_difference
 
 
 def estimate(values, clusters=None):
     return clustered_mean(values, clusters, low=-9, high=9)
 
 
-def sandwich(values, clusters):
-    """CR1 by the textbook: OLS on a constant, bread-meat-bread with matrices, Stata's correction."""
-    y = np.asarray(values, dtype=float)
-    x = np.ones((len(y), 1))
-    beta = np.linalg.solve(x.T @ x, x.T @ y)
-    residual = y - x @ beta
-    meat = np.zeros((1, 1))
-    names = sorted(set(clusters))
-    for name in names:
-        rows = [i for i, c in enumerate(clusters) if c == name]
-        score = x[rows].T @ residual[rows]
-        meat += np.outer(score, score)
-    bread = np.linalg.inv(x.T @ x)
-    g, n, k = len(names), len(y), 1
-    return math.sqrt((g / (g - 1) * (n - 1) / (n - k) * bread @ meat @ bread).item())
-
-
-class TestAgainstIndependentImplementations:
+class TestPairedDifference:
     def test_single_questions_give_the_paired_t_test(self):
         rng = np.random.default_rng(1)
         base, tuned = rng.integers(1, 11, 40), rng.integers(1, 11, 40)
@@ -44,29 +24,6 @@ class TestAgainstIndependentImplementations:
         assert found.p_value == pytest.approx(known.pvalue, rel=1e-10)
         assert found.ci95 == pytest.approx((low, high), rel=1e-10)
         assert (found.n, found.clusters) == (40, 40)
-
-    @given(
-        st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 6)), min_size=3, max_size=40).filter(
-            lambda rows: len({c for _, c in rows}) > 1 and len({v for v, _ in rows}) > 1
-        )
-    )
-    def test_clusters_give_the_sandwich(self, rows):
-        values, clusters = zip(*rows, strict=True)
-        known = sandwich(values, clusters)
-        found = estimate(values, clusters)
-        if found.standard_error is None:
-            assert known == pytest.approx(0, abs=1e-7)
-            return
-        assert found.standard_error == pytest.approx(known, rel=1e-9, abs=1e-8)
-        reach = stats.t.ppf(0.975, len(set(clusters)) - 1) * known
-        assert found.ci95[1] - found.mean == pytest.approx(reach, rel=1e-7, abs=1e-7)
-
-    def test_worked_by_hand(self):
-        # mean 1; residuals -1, 0 | 1, 2 | -2 -> sums -1, 3, -2 -> 14; 3/2 * 14 / 25 = 0.84
-        found = estimate([0, 1, 2, 3, -1], ["a", "a", "b", "b", "c"])
-        assert found.mean == 1
-        assert found.standard_error == pytest.approx(math.sqrt(0.84))
-        assert found.ci95[0] == pytest.approx(1 - 4.302652729911275 * math.sqrt(0.84))
 
     def test_duplicates_add_no_evidence(self):
         once = estimate([1, 2, 4, 5, 0])
@@ -161,23 +118,51 @@ class TestRule:
         assert (paired_difference([3.0, 1, 5], [third, 2, 4]).tie) == 1
 
 
-@pytest.mark.parametrize("clustered", [False, True])
-def test_interval_covers_the_truth(clustered):
-    """Ordinal scores with ties: about 95 % of the intervals hold the true difference."""
-    rng = np.random.default_rng(20)
-    tries, groups, size = 1500, 60, 3 if clustered else 1
-    draws = rng.normal(0.8, 1.5, (tries, groups, 1)) + rng.normal(0, 0.8, (tries, groups, size))
-    values = np.clip(np.round(draws), -9, 9)
-    reference = np.random.default_rng(21)
-    many = reference.normal(0.8, 1.5, 400_000) + reference.normal(0, 0.8, 400_000)
-    truth = np.clip(np.round(many), -9, 9).mean()
-    names = np.repeat(np.arange(groups), size)
-    held = naive = 0
-    for row in values.reshape(tries, -1):
-        low, high = estimate(row, names.tolist()).ci95
-        held += low <= truth <= high
-        low, high = estimate(row).ci95
-        naive += low <= truth <= high
-    assert 0.93 <= held / tries <= 0.97
-    if clustered:  # counting near-duplicates as independent would claim too much
-        assert naive / tries < 0.87
+class TestMissingJudgements:
+    """40 questions, tuned about one point better; then some judgements fail."""
+
+    base = [4, 5, 6, 5] * 10
+    tuned = [5, 6, 6, 7] * 10
+
+    def lose(self, base: int = 0, tuned: int = 0):
+        return missing_judgements(
+            [None if i < base else v for i, v in enumerate(self.base)],
+            [None if i < tuned else v for i, v in enumerate(self.tuned)],
+        )
+
+    def test_nothing_missing_changes_nothing(self):
+        found = self.lose()
+        assert (found.lost, found.decisive, found.word) == (0, False, "better")
+        assert found.guard("better") == "better"
+
+    def test_up_to_five_percent_alike_are_only_reported(self):
+        found = self.lose(base=2, tuned=2)
+        assert (found.share, found.decisive) == (0.05, False)
+        assert found.bounds.lower < found.bounds.upper
+        assert found.guard("better") == "better"
+
+    def test_more_must_survive_the_worst_case(self):
+        found = self.lose(base=6, tuned=6)
+        assert found.decisive
+        assert found.bounds.ci95[0] < 0
+        assert found.guard("better") == "inconclusive"
+
+    def test_a_large_difference_survives_it(self):
+        found = missing_judgements([2] * 36 + [3, 2, 2, 2], [8] * 36 + [9, None, None, None])
+        assert found.decisive
+        assert found.guard("better") == "better"
+
+    def test_unequal_failure_alone_is_enough(self):
+        base, tuned = [5.0, 6, 4, 5] * 60, [5.1, 6, 4.2, 5] * 60
+        lost = missing_judgements(base, [None] * 7 + tuned[7:])
+        assert lost.share < 0.05
+        assert lost.failures.p_value == pytest.approx(2 / 2**7)
+        assert lost.decisive
+        assert lost.word == "equivalent"  # half a point at the most, either way
+        assert lost.guard("better") == "inconclusive"
+        equal = missing_judgements([None] * 4 + base[4:], base[:4] + [None] * 3 + tuned[7:])
+        assert not equal.decisive
+
+    def test_every_word_needs_the_bounds(self):
+        found = self.lose(tuned=20)
+        assert {found.guard(w) for w in ("better", "worse", "equivalent")} == {"inconclusive"}

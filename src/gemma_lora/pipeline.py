@@ -391,6 +391,7 @@ def _judge_stages(
     folder = run_dir.judgements(slug)
 
     def ask() -> bool:
+        console.note(decision.foresee(run_dir, slug).sentence)
         judging.judge(config, run_dir, console)
         left = int(read_json(folder / "judge.json")["to_ask_again"])
         if left:

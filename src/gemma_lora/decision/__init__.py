@@ -1,9 +1,11 @@
 """From judgements to the verdict: `pairing` joins them by question, `stage` estimates and applies the
-rule of `gemma_lora.verdict`, `caveats` says what a reader must know before believing it.
+rule of `gemma_lora.verdict`, `robustness` computes what stands beside it, `caveats` says what a reader
+must know before believing it, `foresight` what judging could show, before it is paid for.
 """
 
 from __future__ import annotations
 
+from gemma_lora.decision.foresight import foresee
 from gemma_lora.decision.stage import SCHEMA_VERSION, decide
 
-__all__ = ["SCHEMA_VERSION", "decide"]
+__all__ = ["SCHEMA_VERSION", "decide", "foresee"]

@@ -12,12 +12,11 @@ from typing import Any
 
 from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
+from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
 
 __all__ = ["caveats"]
 
 FEW_QUESTIONS = 30
-FEW_CLUSTERS = 20
-UNSCORED_SHARE = 0.05
 LENGTH_RATIO = 2.0
 LARGE_CLUSTER = 0.2
 
@@ -25,18 +24,43 @@ LARGE_CLUSTER = 0.2
 def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
     """Sentences about the test rows, model, judge, missing scores, sample and answers."""
     lines = [
+        *_refused(verdict),
         *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
+        *_endless_base(verdict),
         *_missing(verdict),
         *_sample(verdict, questions),
-        *_answers(verdict),
+        *_disagreement(verdict),
+        *_lengths(verdict),
     ]
     lines.append(
         "One training run with one seed was judged: the verdict holds for this checkpoint, "
         "not for the recipe."
     )
     return lines
+
+
+def _refused(verdict: Mapping[str, Any]) -> list[str]:
+    """Why a word that the interval alone would give is not given."""
+    missing = verdict["missing"]
+    before = missing["verdict_without"]
+    if verdict["verdict"] == before:
+        return []
+    why = f"{missing['pairs_lost']} of {missing['questions']} questions lack a score"
+    if missing["p_value"] < FAILURE_P:
+        why += (
+            f", and the judgements of the two models fail unequally ({missing['base_only']} of the base "
+            f"model's alone, {missing['tuned_only']} of the tuned model's alone, p = {missing['p_value']:.2g})"
+        )
+    ends = missing["bounds_ci95"]
+    reach = f"from {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "anywhere"
+    return [
+        f"The verdict would be `{before}`, but {why}: had every missing score been the worst or the best "
+        f"possible, the interval would reach {reach}, so it is called `inconclusive`. The reasons are "
+        "listed with the answers: mend what can be mended and judge again (only what got no reply is asked "
+        "again), or take another judge."
+    ]
 
 
 def _test_rows(verdict: Mapping[str, Any]) -> list[str]:
@@ -97,18 +121,23 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
     counts = {arm: verdict["unscored"][arm] for arm in ARMS}
     if not any(counts.values()):
         return lines
-    share = max(counts.values()) / total
+    missing = verdict["missing"]
     unequal = counts["base"] != counts["tuned"]
-    if share > UNSCORED_SHARE or unequal:
+    if missing["share"] > MISSING_SHARE or unequal:
+        low, high = missing["bounds"]
+        chance = f"p = {missing['p_value']:.2g}"
+        if missing["p_value"] >= FAILURE_P:
+            chance += ", so it may be chance"
         lines.append(
             f"Without a score: {counts['base']} base and {counts['tuned']} tuned answers of {total} "
             f"questions, so {lost} pairs are left out of the comparison. "
             + (
-                "They are missing unequally, which can favour one side. "
+                f"They are missing unequally, which can favour one side ({chance}). "
                 if unequal
                 else "That is more than 5 %; the rest may not stand for all. "
             )
-            + "The reasons are listed with the answers."
+            + f"Had they been the worst or the best possible, the difference would be {low:+.2f} or "
+            f"{high:+.2f}. The reasons are listed with the answers."
         )
     return lines
 
@@ -132,8 +161,6 @@ def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         )
         if biggest > LARGE_CLUSTER * len(questions):
             line += f" One group holds {biggest} of {len(questions)} questions."
-        if primary["clusters"] < FEW_CLUSTERS <= primary["n"]:
-            line += f" With fewer than {FEW_CLUSTERS} groups the interval is somewhat too narrow."
         lines.append(line)
     ci95 = primary["ci95"]
     if verdict["verdict"] in ("better", "worse") and ci95 is not None:
@@ -146,22 +173,60 @@ def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
     return lines
 
 
-def _answers(verdict: Mapping[str, Any]) -> list[str]:
+def _endless_base(verdict: Mapping[str, Any]) -> list[str]:
+    if not verdict["base_runs_to_limit"]:
+        return []
+    base = verdict["arms"]["base"]
+    return [
+        f"{base['stopped_by_limit']} of {base['answered']} base answers ran into the limit of "
+        f"{verdict['max_new_tokens']} tokens: the base model does not know when to stop, which makes "
+        "`better` easy: learning to end an answer is enough for it. An instruction-tuned base (such as "
+        "google/gemma-2b-it) is a fairer comparison."
+    ]
+
+
+_CHECKS = {
+    "bootstrap": "the bootstrap interval",
+    "sign_flip": "the sign-flip test",
+    "wilcoxon": "the signed-rank test",
+    "win_tie_loss": "the count of wins and losses",
+    "length_adjusted": "the difference at equal length",
+}
+
+
+def _disagreement(verdict: Mapping[str, Any]) -> list[str]:
+    """Where another estimator sees it otherwise than the interval that decides."""
+    names = [_CHECKS[name] for name in verdict["robustness"]["disagree"]]
+    ci95 = verdict["primary"]["ci95"]
+    if not names or ci95 is None:
+        return []
+    told = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    found = ci95[0] > 0 or ci95[1] < 0
+    claim = "does not confirm" if found else "finds"
+    if len(names) > 1:
+        claim = "do not confirm" if found else "find"
+    which = "the difference" if found else "a difference, which the deciding interval does not"
+    return [
+        f"Not all checks agree: {told} {claim} {which}. The rule was fixed beforehand and stands; "
+        "take the result as a close one."
+    ]
+
+
+def _lengths(verdict: Mapping[str, Any]) -> list[str]:
     base, tuned = (verdict["arms"][arm] for arm in ARMS)
-    limit = verdict["max_new_tokens"]
-    lines: list[str] = []
-    if base["answered"] and base["stopped_by_limit"] > base["answered"] / 2:
-        lines.append(
-            f"{base['stopped_by_limit']} of {base['answered']} base answers ran into the limit of {limit} "
-            "tokens: the base model does not know when to stop, which makes `better` easy. An "
-            "instruction-tuned base (such as google/gemma-2b-it) is a fairer comparison."
-        )
     lengths = base["characters_median"], tuned["characters_median"]
-    if all(lengths) and max(lengths) >= LENGTH_RATIO * min(lengths):
-        longer = "tuned" if lengths[1] > lengths[0] else "base"
-        lines.append(
-            f"The {longer} answers are much longer (median {lengths[1]:.0f} characters tuned, "
-            f"{lengths[0]:.0f} base); judges tend to favour one length, so part of the difference may "
-            "be length alone."
-        )
-    return lines
+    if not all(lengths) or max(lengths) < LENGTH_RATIO * min(lengths):
+        return []
+    longer = "tuned" if lengths[1] > lengths[0] else "base"
+    found = verdict["robustness"]["length_adjusted"]
+    adjusted = (
+        "the difference at equal length cannot be estimated here"
+        if found["ci95"] is None
+        else f"at equal length it would be {found['difference']:+.2f} ({found['ci95'][0]:+.2f} to "
+        f"{found['ci95'][1]:+.2f})"
+    )
+    return [
+        f"The {longer} answers are much longer (median {lengths[1]:.0f} characters tuned, "
+        f"{lengths[0]:.0f} base); judges tend to favour one length, so part of the difference may "
+        f"be length alone: {adjusted}."
+    ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement, Message
 
-__all__ = ["OVERALL", "PairedQuestion", "Scored", "pair_up"]
+__all__ = ["OVERALL", "PairedQuestion", "Scored", "pair_up", "paired_scores"]
 
 OVERALL = "overall"
 
@@ -95,6 +95,22 @@ def pair_up(
             )
         )
     return paired, strangers
+
+
+def paired_scores(
+    questions: Sequence[PairedQuestion], dimension: str
+) -> tuple[list[float], list[float], list[str]]:
+    """Base scores, tuned scores and clusters of the questions where both arms have `dimension`."""
+    base: list[float] = []
+    tuned: list[float] = []
+    clusters: list[str] = []
+    for question in questions:
+        first, second = (question.scored[arm].scores[dimension] for arm in ARMS)
+        if first is not None and second is not None:
+            base.append(first)
+            tuned.append(second)
+            clusters.append(question.cluster)
+    return base, tuned, clusters
 
 
 def _average(answered: bool, repeats: Mapping[int, Judgement]) -> Scored:

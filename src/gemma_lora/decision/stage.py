@@ -17,11 +17,18 @@ from typing import Any, cast
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.decision.caveats import caveats
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up, paired_scores
+from gemma_lora.decision.robustness import (
+    missing_facts,
+    number,
+    pair,
+    power_facts,
+    robustness,
+)
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
-from gemma_lora.verdict import MARGIN, RULE, Estimate, clustered_mean, paired_difference
+from gemma_lora.verdict import MARGIN, RULE, PairedResult, missing_judgements, paired_difference
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["SCHEMA_VERSION", "decide"]
@@ -45,17 +52,30 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     complete = [q for q in questions if q.difference() is not None]
     if not complete:
         raise _nothing_scored(run, judge, questions)
-    primary = _compare(complete, OVERALL)
-    assert primary is not None  # `complete` holds at least one pair
+    overall = _compare(complete, OVERALL)
+    assert overall is not None  # `complete` holds at least one pair
+    missing = missing_judgements(
+        *([q.scored[arm].overall for q in questions] for arm in ARMS),
+        clusters=[q.cluster for q in questions],
+    )
+    word = rule_of(overall.difference.ci95, MARGIN)
     arms = {arm: _arm_facts(arm, questions) for arm in ARMS}
     trained = _also_in_training(run, questions, console)
     verdict: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "verdict": rule_of(_interval(primary), MARGIN),
-        "primary": primary,
-        "dimensions": {name: _compare(questions, name) for name in DIMENSIONS},
+        "verdict": missing.guard(word),
+        "primary": _comparison(OVERALL, overall),
+        "dimensions": {
+            name: None
+            if (result := _compare(questions, name)) is None
+            else _comparison(name, result)
+            for name in DIMENSIONS
+        },
+        "robustness": robustness(questions, overall.difference, config.seed),
+        "missing": missing_facts(missing, word),
+        "power": power_facts(overall.difference),
         "arms": arms,
-        "win_tie_loss": _win_tie_loss(complete),
+        "win_tie_loss": {"win": overall.win, "tie": overall.tie, "loss": overall.loss},
         "unscored": {arm: arms[arm]["unscored"] for arm in ARMS},
         "judge": judge,
         "forgetting": None,
@@ -70,6 +90,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "starter_model": config.model.model.split("@")[0] == "starter",
         "scope": "this checkpoint (one training run, one seed)",
         "max_new_tokens": config.answer.max_new_tokens,
+        "base_runs_to_limit": _runs_to_limit(arms["base"]),
     }
     saved = _saved_warnings(run, judge_slug)
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
@@ -77,43 +98,33 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     return verdict
 
 
-def _compare(questions: Sequence[PairedQuestion], dimension: str) -> dict[str, Any] | None:
+def _compare(questions: Sequence[PairedQuestion], dimension: str) -> PairedResult | None:
     """The paired comparison in one dimension, over the questions where both arms have it."""
-    pairs = [
-        (base, tuned, question.cluster)
-        for question in questions
-        if (base := question.scored["base"].scores[dimension]) is not None
-        and (tuned := question.scored["tuned"].scores[dimension]) is not None
-    ]
-    if not pairs:
-        return None
-    base, tuned, clusters = zip(*pairs, strict=True)
-    result = paired_difference(base, tuned, clusters)
+    base, tuned, clusters = paired_scores(questions, dimension)
+    return paired_difference(base, tuned, clusters) if base else None
+
+
+def _comparison(dimension: str, result: PairedResult) -> dict[str, Any]:
+    """`result` as verdict.json has it."""
     difference = result.difference
     return {
         "dimension": dimension,
-        "base_mean": _number(result.base.mean),
-        "tuned_mean": _number(result.tuned.mean),
-        "difference": _number(difference.mean),
-        "ci95": _pair(difference),
+        "base_mean": number(result.base.mean),
+        "tuned_mean": number(result.tuned.mean),
+        "difference": number(difference.mean),
+        "ci95": pair(difference.ci95),
         "p_value": difference.p_value,
         "n": difference.n,
         "unit": _UNIT,
         "clusters": difference.clusters,
         "method": difference.method,
         "margin": MARGIN,
-        "standard_error": _number(difference.standard_error),
-        "base_ci95": _pair(result.base),
-        "tuned_ci95": _pair(result.tuned),
+        "standard_error": number(difference.standard_error),
+        "degrees_of_freedom": number(difference.df),
+        "base_ci95": pair(result.base.ci95),
+        "tuned_ci95": pair(result.tuned.ci95),
         "note": difference.note,
     }
-
-
-def _win_tie_loss(complete: Sequence[PairedQuestion]) -> dict[str, int]:
-    base = [question.scored["base"].scores[OVERALL] or 0.0 for question in complete]
-    tuned = [question.scored["tuned"].scores[OVERALL] or 0.0 for question in complete]
-    result = paired_difference(base, tuned)
-    return {"win": result.win, "tie": result.tie, "loss": result.loss}
 
 
 def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
@@ -124,7 +135,7 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     means: dict[str, float | None] = {}
     for name in (OVERALL, *DIMENSIONS):
         found = [value for q in scored if (value := q.scored[arm].scores[name]) is not None]
-        means[name] = _number(clustered_mean(found, low=1, high=10).mean) if found else None
+        means[name] = number(fmean(found)) if found else None
     return {
         "questions": len(questions),
         "answered": len(answers),
@@ -133,11 +144,16 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
         "unscored_reasons": dict(Counter(reason for s in missing for reason in s.reasons)),
         "repeats_unscored": sum(q.scored[arm].failed for q in scored),
         "means": means,
-        "tokens_mean": _number(fmean(a.tokens for a in answers)) if answers else None,
+        "tokens_mean": number(fmean(a.tokens for a in answers)) if answers else None,
         "characters_median": median(len(a.answer) for a in answers) if answers else None,
         "stopped_by_limit": sum(answer.stopped_by == "limit" for answer in answers),
         "empty": sum(not answer.answer.strip() for answer in answers),
     }
+
+
+def _runs_to_limit(arm: dict[str, Any]) -> bool:
+    """Most of its answers were cut off: this model does not end its turn."""
+    return arm["stopped_by_limit"] > arm["answered"] / 2
 
 
 def _also_in_training(
@@ -200,18 +216,3 @@ def _nothing_scored(
         expected="at least one question with both answers scored; 60 or more for a useful verdict",
         remedy=f"mend the judge, then: gemma-lora judge {run.root} --judge {judge['requested']}",
     )
-
-
-def _interval(comparison: dict[str, Any]) -> tuple[float, float] | None:
-    ci95 = comparison["ci95"]
-    return None if ci95 is None else (ci95[0], ci95[1])
-
-
-def _pair(estimate: Estimate) -> list[float] | None:
-    if estimate.ci95 is None:
-        return None
-    return [round(estimate.ci95[0], 6), round(estimate.ci95[1], 6)]
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

@@ -13,7 +13,18 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-__all__ = ["bars", "bins", "histogram", "loss_curves", "share_bar", "strip", "strip_axis"]
+__all__ = [
+    "bars",
+    "bins",
+    "forest",
+    "forest_axis",
+    "forest_reach",
+    "histogram",
+    "loss_curves",
+    "share_bar",
+    "strip",
+    "strip_axis",
+]
 
 _LEFT, _RIGHT = 2.5, 97.5  # percent of the width, so that end labels are not cut off
 
@@ -66,6 +77,63 @@ def strip(
         )
     text = f"{label}: base {base:.2f}, tuned {tuned:.2f} on a scale of 1 to 10"
     return Markup('<svg role="img" aria-label="{}" width="100%" height="36">{}</svg>').format(
+        text, Markup("").join(parts)
+    )
+
+
+def forest_reach(ends: Sequence[float]) -> float:
+    """Half the width of the forest plot's scale: the next whole point beyond the farthest end."""
+    return float(max(1, math.ceil(max((abs(end) for end in ends), default=0.0))))
+
+
+def forest_axis(reach: float) -> Markup:
+    """The scale above the differences: base better on the left, tuned better on the right."""
+    anchors = {-reach: "start", reach: "end"}  # the outer ones would stick out of a narrow page
+    marks = [
+        Markup('<text x="{}" y="12" class="tick" text-anchor="{}">{}</text>').format(
+            _at(value, -reach, reach),
+            anchors.get(value, "middle"),
+            f"{value:+g}".replace("-", "\u2212") if value else "0",
+        )
+        for value in (-reach, -reach / 2, 0.0, reach / 2, reach)
+    ]
+    return Markup('<svg width="100%" height="16" aria-hidden="true">{}</svg>').format(
+        Markup("").join(marks)
+    )
+
+
+def forest(
+    label: str,
+    difference: float,
+    ci95: Sequence[float] | None,
+    *,
+    reach: float,
+    margin: float,
+    marked: bool,
+) -> Markup:
+    """A difference with its interval, the line of no difference and the margin around it."""
+
+    def at(value: float) -> str:
+        return _at(value, -reach, reach)
+
+    left, right = (float(at(v).rstrip("%")) for v in (-margin, margin))
+    parts = [
+        Markup('<rect x="{:.2f}%" y="0" width="{:.2f}%" height="26" class="margin"/>').format(
+            left, right - left
+        ),
+        Markup('<line x1="{0}" x2="{0}" y1="0" y2="26" class="axis"/>').format(at(0)),
+    ]
+    if ci95 is not None:
+        parts.append(
+            Markup('<line x1="{}" x2="{}" y1="13" y2="13" class="whisker effect"/>').format(
+                at(ci95[0]), at(ci95[1])
+            )
+        )
+    css = "dot effect marked" if marked else "dot effect"
+    parts.append(Markup('<circle cx="{}" cy="13" r="5" class="{}"/>').format(at(difference), css))
+    span = f", 95 % interval {ci95[0]:+.2f} to {ci95[1]:+.2f}" if ci95 is not None else ""
+    text = f"{label}: difference {difference:+.2f}{span}" + (", marked" if marked else "")
+    return Markup('<svg role="img" aria-label="{}" width="100%" height="26">{}</svg>').format(
         text, Markup("").join(parts)
     )
 

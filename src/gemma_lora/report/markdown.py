@@ -12,6 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_lora.records import DIMENSIONS
+from gemma_lora.report.checks import (
+    agreement,
+    differences,
+    holm_note,
+    missing_sentence,
+    other_estimators,
+    power_sentence,
+)
 from gemma_lora.report.datafacts import data_facts, training_facts
 from gemma_lora.report.gathering import Material, Row, Side, facts
 from gemma_lora.report.wording import (
@@ -25,6 +33,7 @@ from gemma_lora.report.wording import (
     sentence,
     tally,
     warnings,
+    whisker,
 )
 
 __all__ = ["markdown"]
@@ -42,7 +51,18 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         "\n".join(f"- {_inline(text)}" for text in warnings(verdict)) or "Nothing.",
         "## Scores",
         _scores(verdict),
+        "### Differences",
+        _differences(verdict),
+        _inline(holm_note(verdict)),
+        _inline(power_sentence(verdict)),
         _missing(verdict),
+        _inline(missing_sentence(verdict) or ""),
+        "### Computed in other ways",
+        _inline(agreement(verdict)) + " None of these decides.",
+        _table(
+            [["", "", ""], ["---", "---", "---"]]
+            + [[_inline(text) for text in row] for row in other_estimators(verdict)]
+        ),
         f"Rule: {verdict['rule']}",
         _inline(measures(verdict) or ""),
         "## Answers",
@@ -82,6 +102,28 @@ def _scores(verdict: Mapping[str, Any]) -> str:
             ]
         )
     return _table(rows)
+
+
+_WIDTH = 25
+
+
+def _differences(verdict: Mapping[str, Any]) -> str:
+    """The forest plot in characters, with the figures beside it."""
+    rows = differences(verdict)
+    table = [
+        ["", "base better · tuned better", "difference", "95 % interval", "p", "not worse"],
+        ["---", ":-:", "--:", "--:", "--:", "---"],
+    ]
+    reach = max([1.0, *(abs(end) for row in rows for end in row.ci95 or ())])
+    for row in rows:
+        if row.difference is None:
+            table.append([row.name, "", "not measured", "", "", ""])
+            continue
+        drawn = whisker(row.difference, row.ci95, reach, _WIDTH)
+        p = _inline(p_value(row.p) + (" *" if row.marked else ""))
+        name = f"**{row.name}**" if row.primary else row.name
+        table.append([name, f"`{drawn}`", points(row.difference), interval(row.ci95), p, row.worth])
+    return _table(table)
 
 
 def _missing(verdict: Mapping[str, Any]) -> str:

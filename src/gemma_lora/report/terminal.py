@@ -14,7 +14,12 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from gemma_lora.records import DIMENSIONS
+from gemma_lora.report.checks import (
+    Difference,
+    agreement,
+    differences,
+    power_sentence,
+)
 from gemma_lora.report.wording import (
     clean,
     headline,
@@ -23,22 +28,20 @@ from gemma_lora.report.wording import (
     points,
     score,
     warnings,
+    whisker,
 )
 
 __all__ = ["summary"]
 
 _MAX_LINES = 25
+_PLOT_FROM, _PLOT_WIDTH = 96, 25
+_WHOLE_FROM = 80
+"""The table needs so many columns; in fewer, the lines below it keep to the most important."""
 
 
 def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = False) -> str:
     """Means and differences by dimension, verdict, wins and losses, missing scores, warnings."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("", "base", "tuned", "difference", "95 % interval", "p"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    rows = [("overall", verdict["primary"])]
-    rows += [(name, verdict["dimensions"].get(name)) for name in DIMENSIONS]
-    for name, row in rows:
-        table.add_row(*_cells(name, row), style="bold" if name == "overall" else None)
+    table = _table(verdict, plot=width >= _PLOT_FROM)
     stream = io.StringIO()
     console = RichConsole(
         file=stream,
@@ -59,8 +62,9 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     console.print(
         f"{verdict['primary']['n']} questions compared{known}; tuned wins {counts['win']}, "
         f"ties {counts['tie']}, losses {counts['loss']}; "
-        f"unscored: base {missing['base']}, tuned {missing['tuned']}"
+        f"unscored: base {missing['base']}, tuned {missing['tuned']}{_bounds(verdict) if width >= _WHOLE_FROM else ''}"
     )
+    console.print(f"{agreement(verdict, brief=True)} {power_sentence(verdict, brief=True)}")
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
     console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
@@ -68,17 +72,45 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 
 
-def _cells(name: str, row: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if row is None:
-        return (name, "not measured", "", "", "", "")
+def _table(verdict: Mapping[str, Any], *, plot: bool) -> Table:
+    """Means and differences; with `plot` the differences are drawn, too."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    titles = ["", "base", "tuned", "difference", "95 % interval", "p, Holm"]
+    for name in titles:
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    if plot:
+        table.add_column("worse 0 better", justify="center", no_wrap=True)
+    rows = differences(verdict)
+    reach = max([1.0, *(abs(end) for row in rows for end in row.ci95 or ())])
+    for row in rows:
+        found = verdict["primary"] if row.primary else verdict["dimensions"].get(row.name)
+        cells = _cells(row, found)
+        if plot and row.difference is not None:
+            cells += (whisker(row.difference, row.ci95, reach, _PLOT_WIDTH),)
+        table.add_row(*cells, style="bold" if row.primary else None)
+    return table
+
+
+def _cells(row: Difference, found: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if found is None:
+        return (row.name, "not measured", "", "", "", "")
     return (
-        name,
-        score(row["base_mean"]),
-        score(row["tuned_mean"]),
-        points(row["difference"]),
-        interval(row["ci95"]),
-        p_value(row["p_value"]),
+        row.name,
+        score(found["base_mean"]),
+        score(found["tuned_mean"]),
+        points(row.difference),
+        interval(row.ci95),
+        p_value(row.p) + ("*" if row.marked else " "),
     )
+
+
+def _bounds(verdict: Mapping[str, Any]) -> str:
+    """What the missing judgements could make of the difference."""
+    missing = verdict["missing"]
+    if not missing["pairs_lost"]:
+        return ""
+    low, high = missing["bounds"]
+    return f" (difference at their worst {points(low)}, at their best {points(high)})"
 
 
 def _warnings(verdict: Mapping[str, Any], console: RichConsole, room: int) -> None:

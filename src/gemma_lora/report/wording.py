@@ -23,6 +23,7 @@ __all__ = [
     "sentence",
     "tally",
     "warnings",
+    "whisker",
 ]
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
@@ -136,6 +137,21 @@ def points(value: float | None, digits: int = 2) -> str:
 def interval(ci95: Sequence[float] | None) -> str:
     """`+0.31 to +1.20`."""
     return "–" if ci95 is None else f"{points(ci95[0])} to {points(ci95[1])}"
+
+
+def whisker(difference: float, ci95: Sequence[float] | None, reach: float, width: int) -> str:
+    """A difference with its interval as `width` characters, 0 in the middle and `reach` at the ends."""
+
+    def place(value: float) -> int:
+        return round((min(max(value, -reach), reach) / reach + 1) / 2 * (width - 1))
+
+    line = ["·"] * width
+    line[(width - 1) // 2] = "│"
+    if ci95 is not None:
+        for at in range(place(ci95[0]), place(ci95[1]) + 1):
+            line[at] = "┼" if line[at] == "│" else "─"
+    line[place(difference)] = "●"
+    return "".join(line)
 
 
 def p_value(value: float | None) -> str:

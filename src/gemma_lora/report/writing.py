@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report import charts, wording
+from gemma_lora.report import charts, checks, wording
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
@@ -68,6 +68,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         "facts": facts,
         "commands": _commands,
     }
+    differences = checks.differences(verdict)
     page = environment.from_string(_part("report.html.j2"))
     return page.render(
         v=verdict,
@@ -80,6 +81,13 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         tally=wording.tally(verdict),
         warnings=wording.warnings(verdict),
         measures=wording.measures(verdict),
+        differences=differences,
+        reach=charts.forest_reach([e for row in differences for e in _ends(row)]),
+        holm_note=checks.holm_note(verdict),
+        power=checks.power_sentence(verdict),
+        missing=checks.missing_sentence(verdict),
+        agreement=checks.agreement(verdict),
+        estimators=checks.other_estimators(verdict),
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),
@@ -91,6 +99,11 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         rendered_row=rendered_row(material.audit),
         data_name=Path(str(material.provenance.get("data", {}).get("file") or "")).name,
     )
+
+
+def _ends(row: checks.Difference) -> list[float]:
+    """What the forest plot must have room for."""
+    return [*(row.ci95 or ()), *(() if row.difference is None else (row.difference,))]
 
 
 def _is_primary(run: RunDir, verdict: Mapping[str, Any]) -> bool:

@@ -1,0 +1,91 @@
+"""What judging can show, said before it spends anything: the smallest difference it would notice.
+
+Reads answers/test/base.jsonl (how many questions, in which clusters) and the verdicts that judges gave
+in this folder before; writes nothing. The spread of the differences is taken from such a verdict, or
+assumed, and the sentence says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, cast
+
+from gemma_lora.records import Answer
+from gemma_lora.rundir import RunDir, iter_jsonl, read_saved
+from gemma_lora.statistics import effective_questions, minimum_detectable, questions_needed
+from gemma_lora.verdict import MARGIN
+
+__all__ = ["ASSUMED_DEVIATION", "Foresight", "foresee"]
+
+ASSUMED_DEVIATION = 2.0
+"""Standard deviation of the paired differences of a 1 to 10 judge, where none was observed yet."""
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What `n` questions, worth `effective` independent ones, can show."""
+
+    n: int
+    effective: float
+    deviation: float
+    pilot: str | None
+    """The judge whose verdict gave the deviation; None: assumed."""
+    minimum_detectable: float | None
+    questions_for_margin: int
+
+    @property
+    def sentence(self) -> str:
+        spread = (
+            f"the standard deviation of {self.deviation:.1f} that {self.pilot} gave here"
+            if self.pilot
+            else f"an assumed standard deviation of {self.deviation:.1f}"
+        )
+        if self.minimum_detectable is None:
+            return (
+                f"{self.n} questions in one group of near-duplicates can show no difference at all"
+            )
+        alone = self.effective > self.n - 0.5
+        noun = "question" if self.n == 1 else "questions"
+        worth = "" if alone else f" (worth {self.effective:.0f} unlike ones)"
+        return (
+            f"with {self.n} {noun}{worth}, differences under {self.minimum_detectable:.1f} points go "
+            f"unnoticed more often than one time in five, by {spread}; "
+            f"to notice {MARGIN:g} takes {self.questions_for_margin}"
+        )
+
+
+def foresee(run: RunDir, judge_slug: str) -> Foresight:
+    """Power by the t-test; near-duplicates are taken to differ alike, so each cluster counts once."""
+    sizes = Counter(row.cluster for row in iter_jsonl(run.answers("base"), Answer))
+    n = sum(sizes.values())
+    deviation, pilot = _pilot(run, judge_slug)
+    effective = effective_questions(list(sizes.values())) if n else 0.0
+    smallest = None
+    if effective >= 2:
+        smallest = minimum_detectable(deviation / math.sqrt(effective), effective - 1)
+    needed = questions_needed(MARGIN, deviation)
+    return Foresight(n, effective, deviation, pilot, smallest, needed)
+
+
+def _pilot(run: RunDir, judge_slug: str) -> tuple[float, str | None]:
+    """The spread that this judge saw here before, else the largest that other language models saw."""
+    seen: list[tuple[bool, float, str]] = []
+    for file in sorted(run.root.glob("judgements/*/verdict.json")):
+        saved = read_saved(file)
+        power: Any = saved.get("power")
+        judge: Any = saved.get("judge")
+        if not isinstance(power, dict) or not isinstance(judge, dict):
+            continue  # of a version that did not save it
+        deviation = cast(dict[str, Any], power).get("deviation")
+        facts = cast(dict[str, Any], judge)
+        own = file.parent.name == judge_slug
+        if not isinstance(deviation, int | float) or deviation <= 0:
+            continue  # no spread was seen
+        if own or facts.get("is_llm"):
+            seen.append((own, float(deviation), str(facts.get("name"))))
+    if not seen:
+        return ASSUMED_DEVIATION, None
+    _, deviation, name = max(seen)
+    return deviation, name

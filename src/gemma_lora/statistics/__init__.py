@@ -1,0 +1,48 @@
+"""Estimators for paired scores in clusters; pure numbers (numpy and scipy), no files, no rule.
+
+`clustered` the mean with its interval; `resampling` bootstrap and sign flips; `ranks` Wilcoxon, sign
+test; `families` Holm and non-inferiority; `length` the difference at equal length; `missing` what
+judgements that failed could hide; `power` what a sample can show. `gemma_lora.verdict` holds the rule.
+"""
+
+from __future__ import annotations
+
+from gemma_lora.statistics.clustered import CONFIDENCE, Estimate, clustered_mean
+from gemma_lora.statistics.families import NonInferiority, holm, non_inferiority
+from gemma_lora.statistics.length import LengthAdjusted, length_adjusted
+from gemma_lora.statistics.missing import Bounds, FailureTest, differential_failure, worst_case
+from gemma_lora.statistics.power import (
+    effective_questions,
+    minimum_detectable,
+    power_of_t,
+    questions_needed,
+)
+from gemma_lora.statistics.ranks import SignedRank, SignTest, sign_test, signed_rank
+from gemma_lora.statistics.resampling import Bootstrap, SignFlip, bootstrap_mean, sign_flip
+
+__all__ = [
+    "CONFIDENCE",
+    "Bootstrap",
+    "Bounds",
+    "Estimate",
+    "FailureTest",
+    "LengthAdjusted",
+    "NonInferiority",
+    "SignFlip",
+    "SignTest",
+    "SignedRank",
+    "bootstrap_mean",
+    "clustered_mean",
+    "differential_failure",
+    "effective_questions",
+    "holm",
+    "length_adjusted",
+    "minimum_detectable",
+    "non_inferiority",
+    "power_of_t",
+    "questions_needed",
+    "sign_flip",
+    "sign_test",
+    "signed_rank",
+    "worst_case",
+]

@@ -73,7 +73,7 @@ KILLS = {
     "training, before its stamp": Stop("os.rename", ".stamps/train.json"),
     "base answers": Stop("write", "answers/test/base.jsonl", 3),
     "tuned answers": Stop("write", "answers/test/tuned.jsonl", 6),
-    "judging": Stop("write", "lexical/judgements.jsonl", 7),
+    "judging": Stop("write", "lexical/judgements.jsonl"),  # all in one write
     "report": Stop("os.rename", "report.md"),
     "verdict": Stop("os.rename", "/verdict.json", 2),
 }

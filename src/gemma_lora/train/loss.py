@@ -23,12 +23,17 @@ from transformers import PreTrainedModel
 
 from gemma_lora.model.memory import CHUNK_BYTES
 from gemma_lora.train.packing import IGNORED, Batch
-from gemma_lora.train.products import linear
+from gemma_lora.train.products import Buffers, linear
 
-__all__ = ["Autocast", "causal_model", "mean_nll", "nll_sum", "plain_nll_sum"]
+__all__ = ["ROOM", "Autocast", "causal_model", "mean_nll", "nll_sum", "plain_nll_sum"]
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which forward passes run; gradients are taken outside of it."""
+
+
+ROOM = Buffers()
+"""For chunks of logits: the same two blocks for every micro-batch, till training ends. Freed and lent anew
+by the C library they would be carved up by small blocks in between (docs/training.md)."""
 
 
 def causal_model(model: PeftModel) -> PreTrainedModel:
@@ -84,9 +89,8 @@ class _FrozenHead(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # the same two blocks for every chunk
-        rows = min(size, len(hidden))
-        room = [hidden.new_empty(rows, len(weight), dtype=torch.float32) for _ in range(2)]
+        wide = hidden.new_empty(0, dtype=torch.float32)
+        room = [ROOM.lend(min(size, len(hidden)), len(weight), wide) for _ in range(2)]
         for start in range(0, len(hidden), size):
             part = hidden[start : start + size].to(weight.dtype)
             wanted = targets[start : start + size, None]
@@ -109,6 +113,7 @@ class _FrozenHead(torch.autograd.Function):
                 if slope is not None:
                     change *= slope
                 gradient[start : start + size] = linear(change.to(weight.dtype), weight.t())
+        ROOM.give_back(*room)
         ctx.save_for_backward(gradient)
         return total
 

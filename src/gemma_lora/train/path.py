@@ -20,7 +20,7 @@ from gemma_lora.console import Console
 from gemma_lora.errors import ModelError
 from gemma_lora.train.attention import ROWS, VARLEN, attention, can_varlen
 from gemma_lora.train.fused import Installed, installed
-from gemma_lora.train.loss import Autocast, causal_model, nll_sum, plain_nll_sum
+from gemma_lora.train.loss import ROOM, Autocast, causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.packing import Batch
 from gemma_lora.train.products import Buffers
 from gemma_lora.train.sharding import WHOLE, Weights
@@ -48,12 +48,15 @@ class Path:
     ) -> Generator[Installed]:
         """Compute this way inside."""
         causal = causal_model(model)
-        with attention(causal, self.attention):
-            if not self.fused:
-                yield Installed(None, [], Buffers())
-                return
-            with installed(model, dropout=dropout, seed=seed, shared=shared) as own:
-                yield own
+        try:
+            with attention(causal, self.attention):
+                if not self.fused:
+                    yield Installed(None, [], Buffers())
+                    return
+                with installed(model, dropout=dropout, seed=seed, shared=shared) as own:
+                    yield own
+        finally:
+            ROOM.clear()
 
 
 PATHS = {

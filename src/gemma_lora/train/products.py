@@ -27,11 +27,16 @@ def linear(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     if x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and by_numpy():
         if out is None:
             out = torch.empty(x.shape[0], weight.shape[0])
-        np.matmul(x.detach().numpy(), weight.detach().numpy().T, out=out.numpy())
+        np.matmul(_array(x), _array(weight).T, out=_array(out))
         return out
     if out is not None:
         return torch.mm(x, weight.t(), out=out)
     return functional.linear(x, weight)
+
+
+def _array(x: Tensor) -> np.ndarray[Any, Any]:
+    # not x.numpy(), after which a storage cannot be resized, as FSDP2 does with gathered weights
+    return np.from_dlpack(x.detach())
 
 
 @cache
@@ -72,7 +77,8 @@ class Buffers:
             block = min(fitting, key=torch.numel)
             self._free = [b for b in self._free if b is not block]
         else:
-            block = like.new_empty(-(-rows // self._STEP) * self._STEP * columns)
+            most = -(-rows // self._STEP) * self._STEP if rows > self._STEP else rows
+            block = like.new_empty(most * columns)
         # not a view: autograd would take what is written to the block later for a change of this
         return like.new_empty(0).set_(block.untyped_storage(), 0, (rows, columns))
 

@@ -81,7 +81,7 @@ def test_sharded_weights_are_counted_by_their_part():
     assert part["working"] - whole["working"] == 3 * 2 * layers // 18
     with pytest.raises(EnvironmentFault) as found:
         planned(shape, 5)
-    assert "on 4 GPUs with --shard-weights: 3." in str(found.value.details)
+    assert "on 4 GPUs with --shard-weights: 4." in str(found.value.details)
 
 
 def test_nothing_fits_is_an_error_that_says_what_would():

@@ -29,9 +29,9 @@ CHUNK_BYTES = {"cpu": 31 * 2**20, "cuda": 2**28}
 """Most of one chunk's fp32 logits in the loss; below what the C library maps anew each time (32 MiB). Two such buffers exist at a time, three where a final
 soft-capping needs its slope."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-SURROUNDINGS = {"cpu": 64 * 2**20, "cuda": 2**30}
+SURROUNDINGS = {"cpu": 40 * 2**20, "cuda": 2**30}
 """CPU: code that torch and PEFT load at first use, compiled kernels, and small blocks that the C
-library keeps (measured on models of 20 million parameters: 55 to 90 MiB). CUDA, not measured: context
+library keeps (measured on models of 20 million parameters). CUDA, not measured: context
 and the allocator's gaps."""
 HOLES = {"cpu": 1.3, "cuda": 1.0}
 """What the heap holds for each byte of a step's buffers in use (measured; CUDA: in SURROUNDINGS)."""

@@ -79,16 +79,21 @@ class Buffers:
         else:
             most = -(-rows // self._STEP) * self._STEP if rows > self._STEP else rows
             block = like.new_empty(most * columns)
-        # not a view: autograd would take what is written to the block later for a change of this
-        return like.new_empty(0).set_(block.untyped_storage(), 0, (rows, columns))
+        return _over(block, rows, columns)
 
     def give_back(self, *lent: Tensor) -> None:
         """To be lent again: whoever gives back must not use them any more."""
         for x in lent:
             if x.device.type == "cpu":
-                whole = x.untyped_storage().nbytes() // x.element_size()
-                self._free.append(x.new_empty(0).set_(x.untyped_storage(), 0, (whole,)))
+                self._free.append(_over(x, x.untyped_storage().nbytes() // x.element_size()))
 
     def clear(self) -> None:
         """Free what is not lent."""
         self._free.clear()
+
+
+def _over(block: Tensor, *shape: int) -> Tensor:
+    """A tensor over the memory of `block`, and not a view of it: autograd would take what is written
+    to a view's base later for a change of the view."""
+    empty: Any = block.new_empty(0)
+    return cast(Tensor, empty.set_(block.untyped_storage(), 0, shape))

@@ -68,7 +68,10 @@ def write(found: Path, docs: Path) -> int:
 
 def published(part: Part) -> dict[str, Any]:
     """Without each step's seconds and what our console said, which only grow the file."""
-    return {key: value for key, value in part.items() if key != "rounds"}
+    kept = {key: value for key, value in part.items() if key != "rounds"}
+    if "profile" in kept:  # which names the folder of the model
+        kept["profile"] = {k: v for k, v in kept["profile"].items() if k != "notes"}
+    return {**kept, "round_count": len(part["rounds"])} if "rounds" in part else kept
 
 
 def render(parts: Mapping[str, Part]) -> str:
@@ -211,7 +214,8 @@ def _setting(part: Part) -> str:
         f"(rows over {rows['limit']} are left out). "
         f"{setting['batch'] * setting['accumulation']} sequences a step "
         f"({setting['batch']} x {setting['accumulation']}), {setting['steps']} steps, "
-        f"the first {setting['warmup']} not counted.\n\n"
+        f"the first {setting['warmup']} not counted"
+        + (f"; rounds: {part['round_count']}.\n" if "round_count" in part else ".\n")
     )
 
 

@@ -256,8 +256,8 @@ def _head(shape: Shape, load: Load) -> int:
 
 def _backward(shape: Shape, load: Load, size: int) -> int:
     """Bytes that the backward pass of the last layer works with, beside what is kept."""
-    # MLP: its product and that's gradient, in place of whose factors and their gradients (train/gated.py);
-    # elsewhere these are new, as is the mask
+    # MLP: its product and the gradient of that; the factors' gradients take their places (train/gated.py).
+    # Elsewhere these are new, as is the mask
     mlp = 2 * size if size == 4 and load.device != "cuda" else 4 * size + 2 * bool(load.dropout)
     most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
     if (

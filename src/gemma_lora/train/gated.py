@@ -49,7 +49,9 @@ def gated_backward(gate: Tensor, up: Tensor, dy: Tensor, room: Tensor) -> tuple[
         _sigmoid(g, r)
         s = torch.mul(g, g, out=slope[: len(g)]).mul_(3 * _CUBIC).add_(_LINEAR)
         s.mul_(g.mul_(r))  # g is gelu(gate) from here on
-        s.addcmul_(r, s, value=-1).add_(r)  # d gelu: sigmoid + gelu (1 - sigmoid) (...)'
+        s.addcmul_(r, s, value=-1).add_(
+            r
+        )  # slope of gelu: s + gelu (1 - s) z', z the sigmoid's argument
         torch.mul(g, u, out=r)
         g.mul_(d)
         d.mul_(s.mul_(u))

@@ -461,6 +461,28 @@ def test_the_schema_ladder(
     assert facts(run, config)["rungs"] == {rung: 16}
 
 
+def test_a_refusal_later_than_the_head_start_loses_nothing(
+    server: JudgeServer, make_run: MakeRun, configured: Configured
+) -> None:
+    """The others do not wait for a slow first reply; each then learns of the refusal, or from who did."""
+
+    def plan(seen: Seen) -> Act | None:
+        if seen.body.get("response_format", {}).get("type") == "json_schema":
+            return Act(status=400, delay=0.6 + 0.01 * seen.number)
+        return None if "tools" not in seen.body else Act(status=400)
+
+    server.plan = plan
+    stream = io.StringIO()
+    run, config = make_run(12), configured(server.name, judge_concurrency=8)
+    rows = judged(run, config, Console(stream=stream))
+    assert_right(run, rows)
+    assert all(row.unscored_reason is None for row in rows)
+    assert server.most_in_flight == 8, "a slow first reply holds nobody up"
+    assert len(server.chats) <= 24 + 2 * 8
+    assert facts(run, config)["rungs"] == {"json_object": 24}
+    assert "does not take json_schema or tool replies" in stream.getvalue()
+
+
 def test_a_server_that_passes_over_the_tool_is_asked_for_json(
     server: JudgeServer, make_run: MakeRun, configured: Configured
 ) -> None:

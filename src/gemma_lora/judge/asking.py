@@ -97,6 +97,8 @@ def encode(value: Any) -> str:
     """`value` as JSON that holds no marker, no control token and nothing invisible; decodes to `value`."""
     text = json.dumps(value, ensure_ascii=False)
     text = _LOOKALIKE.sub(_escape_brackets, text)
+    if text.isascii():
+        return text
     return "".join(_escape(c) if _is_hidden(c) else c for c in text)
 
 

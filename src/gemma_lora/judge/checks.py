@@ -139,6 +139,8 @@ def _decoded(text: str) -> Iterator[str]:
 def _plain(text: str) -> str:
     """Letters, marks and digits in lower case, single spaces."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
+    if folded.isascii():  # the same, ten times as fast
+        return " ".join(re.findall("[a-z0-9]+", folded))
     return " ".join(
         "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split()
     )

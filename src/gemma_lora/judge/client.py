@@ -5,7 +5,7 @@ completions or Anthropic's messages). 429, 5xx, time-outs and broken connections
 a jittered, doubling pause that honours Retry-After; `Pace` holds back all requests at once. What can
 never work (401, 403, 404, a redirect, no credit) raises JudgeError. What the server does not take (a
 rung of the schema ladder, a temperature, one of the two names for the token limit, a system message)
-is found out with the first request, which goes alone, and remembered; a rung that the server accepts
+is found out with the first request, which has a head start, and remembered; a rung that the server accepts
 but never fills with a usable reply is left after three of them.
 """
 
@@ -41,6 +41,8 @@ _LONGEST_WAIT = 600.0
 """A server that asks for a longer wait than this many seconds ends the stage; it can be continued."""
 _COPIES = 3
 """Replies that may be copies of others', after which they count as failed tries."""
+_HEAD_START = 0.5
+"""Seconds that the others let the first request go ahead, to find out what the server takes."""
 _PATIENCE = 3
 """Unusable replies in a row, before any usable one, after which a rung is left."""
 
@@ -81,10 +83,9 @@ class ServerAsker:
         at_openai = target.key_variable == "OPENAI_API_KEY"
         self._dialect = Dialect(limit_name="max_completion_tokens" if at_openai else "max_tokens")
         self._proven = False
-        self._settled = False
+        self._first: asyncio.Task[Reply] | None = None
         self._usable = False
         self._unusable = 0
-        self._first = asyncio.Lock()
         self._limit = config.judge_max_tokens
         self._random = random.Random()
         self._tokens_a_char, self._output = 0.3, 250.0
@@ -104,13 +105,11 @@ class ServerAsker:
 
         Raises NoReply, Rejected (this request only), JudgeError or Ended (nothing can work).
         """
-        if not self._settled:
-            async with self._first:  # the first request alone finds out what the server takes
-                if not self._settled:
-                    try:
-                        return await self._negotiate(prompt, lower, longer)
-                    finally:
-                        self._settled = True
+        if self._first is None:
+            self._first = asyncio.create_task(self._negotiate(prompt, lower, longer))
+            return await self._first
+        if not self._first.done():  # a refusal of the form comes sooner than a judgement
+            await asyncio.wait([self._first], timeout=_HEAD_START)
         return await self._negotiate(prompt, lower, longer)
 
     def judged(self, reply: Reply, usable: bool) -> None:
@@ -155,9 +154,12 @@ class ServerAsker:
             try:
                 reply = await self._persist(prompt, dialect, longer)
             except _BadRequest as refusal:
-                following = self._adapt(dialect, str(refusal), tried)
-                if self._proven and not (lower and dialect.rung < last):
+                if not lower and self._proven and self._dialect not in tried:
+                    following = self._dialect  # another request found it out meanwhile
+                elif self._proven and not (lower and dialect.rung < last):
                     following = None
+                else:
+                    following = self._adapt(dialect, str(refusal), tried)
                 if following is None:
                     raise Rejected(str(refusal)) from None
                 dialect = following

@@ -1,4 +1,4 @@
-"""One HTTP connection pool to one judge's server, and the rule that the key goes nowhere else.
+"""The HTTP connections to one judge's server, and the rule that the key goes nowhere else.
 
 `Connection.send` posts a body and returns the whole response, whatever its status; `Lost` where none
 came. Chat completions go through `openai.AsyncOpenAI` with its retries off; messages (Anthropic's
@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
@@ -40,6 +41,8 @@ _HEADERS = frozenset(
 )
 _OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
 _MESSAGES_HEADERS = frozenset(("anthropic-version",))
+_POOL = 16
+"""Connections of one pool, about: the library looks at each of a pool's at every request and reply."""
 
 
 class Lost(Exception):
@@ -58,6 +61,13 @@ class SentTwice(Lost):
         super().__init__(f"{CONNECTION}the server sent a reply twice", sent=True)
 
 
+@dataclass
+class _Pool:
+    http: httpx2.AsyncClient
+    openai: openai.AsyncOpenAI | None
+    under_way: int = 0
+
+
 class Connection:
     """To `target`'s server, with its key."""
 
@@ -67,23 +77,7 @@ class Connection:
         self._timeout = config.judge_timeout
         self._own = urlsplit(target.address)
         most = config.judge_concurrency or AUTO_MOST
-        self._http = httpx2.AsyncClient(
-            follow_redirects=False,
-            # a proxy is for the world outside; asking this machine goes straight
-            trust_env=not target.is_loopback,
-            timeout=config.judge_timeout,
-            limits=httpx2.Limits(max_connections=most + 8, max_keepalive_connections=most + 8),
-            event_hooks={"request": [self._guard]},
-        )
-        self._openai: openai.AsyncOpenAI | None = None
-        if target.protocol == "chat":
-            self._openai = openai.AsyncOpenAI(
-                api_key=self.key or "none",
-                base_url=target.address,  # given, so that OPENAI_BASE_URL counts for nothing
-                max_retries=0,
-                timeout=config.judge_timeout,
-                http_client=self._http,
-            )
+        self._pools = [self._pool() for _ in range(-(-most // _POOL))]
         self._before: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
         self._retired: WeakSet[Any] = WeakSet()
         self._doubted: set[bytes] = set()
@@ -105,14 +99,15 @@ class Connection:
     async def models(self) -> list[str]:
         """The model names that the server lists; empty where it lists none."""
         try:
-            response = await self._http.get(f"{self._target.address}/models")
+            response = await self._pools[0].http.get(f"{self._target.address}/models")
             value: Any = json.loads(response.content)
             return [str(entry["id"]) for entry in value["data"]]
         except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return []
 
     async def close(self) -> None:
-        await self._http.aclose()
+        for pool in self._pools:
+            await pool.http.aclose()
 
     def scrub(self, text: str) -> str:
         """Server text that may be shown: one line, short, without our key or anything like one."""
@@ -122,13 +117,43 @@ class Connection:
         text = "".join(char if char.isprintable() else " " for char in text)
         return " ".join(text.split())[:300]
 
+    def _pool(self) -> _Pool:
+        http = httpx2.AsyncClient(
+            follow_redirects=False,
+            # a proxy is for the world outside; asking this machine goes straight
+            trust_env=not self._target.is_loopback,
+            timeout=self._timeout,
+            limits=httpx2.Limits(),  # `Pace` has the limit
+            event_hooks={"request": [self._guard]},
+        )
+        if self._target.protocol != "chat":
+            return _Pool(http, None)
+        return _Pool(
+            http,
+            openai.AsyncOpenAI(
+                api_key=self.key or "none",
+                base_url=self._target.address,  # given, so that OPENAI_BASE_URL counts for nothing
+                max_retries=0,
+                timeout=self._timeout,
+                http_client=http,
+            ),
+        )
+
     async def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
-        if self._openai is not None:
+        pool = min(self._pools, key=lambda pool: pool.under_way)
+        pool.under_way += 1
+        try:
+            return await self._post_by(pool, path, body)
+        finally:
+            pool.under_way -= 1
+
+    async def _post_by(self, pool: _Pool, path: str, body: dict[str, Any]) -> httpx2.Response:
+        if pool.openai is not None:
             try:
-                return await self._openai.post(path, cast_to=httpx2.Response, body=body)
+                return await pool.openai.post(path, cast_to=httpx2.Response, body=body)
             except openai.APIStatusError as error:
                 return error.response
-        return await self._http.post(
+        return await pool.http.post(
             f"{self._target.address}{path}",
             content=json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"),
             headers={"content-type": "application/json", "anthropic-version": ANTHROPIC_VERSION},

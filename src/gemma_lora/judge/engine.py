@@ -133,11 +133,12 @@ async def ask_all(
 
     with _signals(stop) as signals:
         async with asyncio.TaskGroup() as group:
-            writing = group.create_task(writer.run())
+            writing = [group.create_task(part()) for part in (writer.run, writer.release)]
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(scorer.parallel, len(keys))):
                     workers.create_task(work(queue))
-            writing.cancel()
+            for part in writing:
+                part.cancel()
     progress.show(final=True)
     if signals:
         raise _ending(signals[0])
@@ -146,36 +147,46 @@ async def ask_all(
 
 
 class _Writer:
-    """Records what arrived since the last flush, all at once, in a thread."""
+    """Records what arrived since the last flush, all at once, in a thread.
+
+    Those who wait for it go on by twos, an iteration of the event loop apart: together they would take
+    every step in lockstep, send together at the end, and be answered together again.
+    """
 
     def __init__(self, ledger: Ledger, progress: Progress) -> None:
         self._ledger = ledger
         self._progress = progress
         self._batch: list[tuple[Key, Outcome, Judgement | None]] = []
-        self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
         self._arrived = asyncio.Event()
+        self._written: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 
     async def write(self, key: Key, outcome: Outcome, judgement: Judgement | None) -> None:
         """Returns when the lines are on the disk."""
+        written = asyncio.get_running_loop().create_future()
         self._batch.append((key, outcome, judgement))
+        self._waiting.append(written)
         self._arrived.set()
-        await asyncio.shield(self._written)
+        await written
 
     async def run(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             batch, self._batch = self._batch, []
-            written, self._written = self._written, asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.to_thread(self._ledger.record, batch)
-            except BaseException as error:
-                written.set_exception(error)
-                written.exception()  # seen here; whoever waits sees it, too
-                raise
-            written.set_result(None)
-            for _, outcome, _ in batch:
+            waiting, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._ledger.record, batch)
+            for (_, outcome, _), written in zip(batch, waiting, strict=True):
                 self._progress.add(outcome)
+                self._written.put_nowait(written)
+
+    async def release(self) -> None:
+        while True:
+            written = await self._written.get()
+            if not written.done():
+                written.set_result(None)
+            if self._written.qsize() % 2 == 0:
+                await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

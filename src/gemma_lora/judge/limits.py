@@ -95,6 +95,7 @@ class Pace:
         self._best = float("inf")
         self._ended: JudgeError | None = None
         self._stop = asyncio.Event()
+        self._heard = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def slot(self, need: Mapping[str, float]) -> AsyncGenerator[None]:
@@ -121,6 +122,7 @@ class Pace:
             bucket.left += need.get(kind, 0.0) - took.get(kind, 0.0)
         for kind, stated in stated_limits(headers).items():
             self._buckets.setdefault(kind, _Bucket(stated.left, now)).hear(stated, now)
+        self._heard.set()
         self._full = self._full or self._under_way >= int(self.width)
         self._window.append(seconds)
         if len(self._window) >= self.width:
@@ -157,6 +159,7 @@ class Pace:
         """Everything that waits, now or later, gives up with `error`."""
         self._ended = self._ended or error
         self._stop.set()
+        self._heard.set()
         while self._waiting:
             _release(self._waiting.popleft())
 
@@ -181,9 +184,14 @@ class Pace:
                 bucket.wait(need.get(kind, 0.0), now) for kind, bucket in self._buckets.items()
             ]
             seconds = max(self._resume_at - now, *waits, 0.0)
-            await self.sleep(seconds)
+            if self._ended:
+                raise self._ended
             if seconds <= 0:
                 break
+            self._heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._heard.wait()  # a reply may have taken less than was expected
         for kind, bucket in self._buckets.items():
             bucket.left -= need.get(kind, 0.0)
 

@@ -19,13 +19,13 @@ from typing import Literal
 
 from gemma_lora.errors import ConfigError
 
-__all__ = ["FEW_SHOT", "Baseline", "parse", "read_prompt"]
+__all__ = ["FEW_SHOT", "FORMS", "Baseline", "parse", "read_prompt"]
 
 FEW_SHOT = 4
 """Examples in the prompt where no number is given."""
 
 _MOST_EXAMPLES = 64
-_FORMS = (
+FORMS = (
     "few-shot, few-shot:N (examples, 1 to 64), prompt:FILE (a text file), or a model: `starter`, "
     "a folder, owner/name[@revision]"
 )
@@ -80,7 +80,7 @@ def parse(names: Sequence[str]) -> tuple[Baseline, ...]:
             else f"{len(faults)} baselines cannot be used",
             where="--baseline",
             details=faults,
-            expected=_FORMS,
+            expected=FORMS,
         )
     return tuple(found)
 

@@ -32,7 +32,9 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
         return []
     if not found["n"]:
         return [f"The judge was asked twice about the base's answers, but {found['note']}."]
-    times = "" if found["repeats"] < 2 else f" ({found['repeats']} judgements each time, their mean)"
+    times = (
+        "" if found["repeats"] < 2 else f" ({found['repeats']} judgements each time, their mean)"
+    )
     lines = [
         f"Asked twice about the same {found['n']} base answers{times}, the judge's overall differs by "
         f"{found['mean_absolute']:.2f} points on average, and at all on {found['unequal_share']:.0%} of them; "

@@ -53,7 +53,9 @@ class Row:
     def sentence(self) -> str:
         """The line with all its figures."""
         if self.difference is None:
-            return f"Against {self.name}: not one question was scored in both, so nothing can be said."
+            return (
+                f"Against {self.name}: not one question was scored in both, so nothing can be said."
+            )
         return (
             f"Against {self.name}: {_WORDS[self.verdict]}. It scores {score(self.tuned)} where the baseline "
             f"scores {score(self.mean)}, a difference of {points(self.difference)} (95 % interval "
@@ -79,7 +81,9 @@ def rows(verdict: Mapping[str, Any]) -> list[Row]:
 def _row(found: Mapping[str, Any]) -> Row:
     row, counts = found["comparison"], found["win_tie_loss"]
     wins = (
-        f"{counts['win']} higher, {counts['tie']} the same, {counts['loss']} lower" if counts else ""
+        f"{counts['win']} higher, {counts['tie']} the same, {counts['loss']} lower"
+        if counts
+        else ""
     )
     return Row(
         name=str(clean(described(found))),

@@ -35,15 +35,17 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
     times = (
         "" if found["repeats"] < 2 else f" ({found['repeats']} judgements each time, their mean)"
     )
+    if found["gain_over_noise"] is None:
+        return [
+            f"Asked twice about the same {found['n']} base answers{times}, the judge gave the same overall scores: "
+            "it is perfectly repeatable, which says nothing on whether it is right."
+        ]
     lines = [
         f"Asked twice about the same {found['n']} base answers{times}, the judge's overall differs by "
         f"{found['mean_absolute']:.2f} points on average, and at all on {found['unequal_share']:.0%} of them; "
         f"the second time it is {points(found['difference'])} on the whole (95 % interval "
         f"{interval(found['ci95'])})."
     ]
-    if found["gain_over_noise"] is None:
-        lines.append("It is perfectly repeatable, which says nothing on whether it is right.")
-        return lines
     lines.append(
         f"The measured difference of {points(primary['difference'])} is {found['gain_over_noise']:.1f} times "
         f"that wobble on a single answer, whose standard deviation is {found['within_answer']:.2f}."

@@ -28,7 +28,7 @@ Level = Callable[[Mapping[str, float | None], random.Random], float | None]
 
 def judged_as(run: RunDir, arm: str, level: Level) -> list[Judgement]:
     """Judgements of `arm`: `level` makes its overall of the scores of base and tuned; None: unscored."""
-    rng = random.Random(arm)
+    rng = random.Random(f"noise of {arm}")
     rows = read_jsonl(run.judgements(SLUG) / "judgements.jsonl", Judgement)
     by_id: dict[str, dict[str, float | None]] = {}
     for row in rows:
@@ -76,7 +76,9 @@ def config_with(*names: str, aa: bool = False) -> Config:
 
 
 def like_tuned(scores: Mapping[str, float | None], rng: random.Random) -> float | None:
-    return None if scores["tuned"] is None else scores["tuned"] + rng.choice((-1, 0, 0, 1))
+    tuned = scores["tuned"]
+    # none is pushed against an end of the scale, which would favour one side
+    return tuned if tuned is None or not 2 <= tuned <= 9 else tuned + rng.choice((-1, 0, 0, 1))
 
 
 def like_base(scores: Mapping[str, float | None], rng: random.Random) -> float | None:

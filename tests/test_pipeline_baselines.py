@@ -155,6 +155,19 @@ def test_killed_while_a_baseline_answers_it_continues(
         assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
 
 
+def test_judging_needs_no_prompt_file_once_the_answers_are_there(
+    copy: str, place: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    run = (place / copy).resolve()
+    (tmp_path / "tiny").symlink_to(place / "tiny")
+    done = cli.run(["judge", str(run), "--json"], cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert list(done.json["baselines"]) == ["few-shot", "prompt-p"]
+    bad = cli.run(["judge", str(run), "--baseline", "prompt:gone.txt"], cwd=tmp_path)
+    assert bad.code == 2
+    assert "gone.txt: there is no such file" in bad.err
+
+
 def test_a_further_judge_takes_arms_of_its_own_and_pays_for_each_once(
     copy: str, place: Path, cli: CliServer, tmp_path: Path
 ) -> None:

@@ -119,12 +119,16 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     with run_dir.lock():
         need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
         need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
-        _need_baselines(config)
-        _need_fitting_prompts(config, run_dir)
+        # answers that are there are judged as they are, wherever their prompt's file may be by now
+        answered = _answered(config, run_dir)
+        if not answered:
+            _need_baselines(config)
+            _need_fitting_prompts(config, run_dir)
         _tell_where_data_goes(config, console)
-        if not _judged(config, run_dir):
+        if not (answered and _judged(config, run_dir)):
             judging.probe(config.judge, console)
-        _baseline_stage(config, run_dir, console)
+        if not answered:
+            _baseline_stage(config, run_dir, console)
         known = read_json(run_dir.provenance) if run_dir.provenance.exists() else {}
         return _judge_stages(config, run_dir, console, known.get("base", {}))
 
@@ -231,7 +235,7 @@ def _preflight(
             _need_room_to_answer(config)
     if judged:
         _need_baselines(config)
-    if judged and not _judged(config, run_dir):
+    if judged and not (_baselines_fit(config, run_dir) and _judged(config, run_dir)):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
     return base
@@ -293,9 +297,27 @@ def _judged(config: Config, run_dir: RunDir) -> bool:
         return False
     name = f"judge-{judging.slug(config.judge.judge)}"
     before = all(is_done(stage, run_dir, {}) for stage in ("data", "train", "answer"))
-    if config.judge.baseline:
-        before = before and is_done("baselines", run_dir, _baseline_inputs(config, run_dir))
     return before and is_done(name, run_dir, _judge_inputs(config, run_dir))
+
+
+def _answered(config: Config, run_dir: RunDir) -> bool:
+    """Whether every baseline has answered, as its stage left it; what it was made from may differ by now."""
+    if not config.judge.baseline:
+        return True
+    if not is_done("baselines", run_dir, {}):
+        return False
+    known = read_saved(run_dir.baselines)["arms"]
+    return all(
+        arm in known and run_dir.answers(arm).is_file() for arm in _arms(config) if arm not in ARMS
+    )
+
+
+def _baselines_fit(config: Config, run_dir: RunDir) -> bool:
+    """Whether every baseline has answered, from what it would be made from now."""
+    if not config.judge.baseline:
+        return True
+    split = run_dir.train_rows.is_file() and run_dir.test_rows.is_file()
+    return split and is_done("baselines", run_dir, _baseline_inputs(config, run_dir))
 
 
 def _judge_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:

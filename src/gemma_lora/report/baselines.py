@@ -20,6 +20,13 @@ _WORDS = {
     "equivalent": "the tuned model is as good, no better and no worse",
     "inconclusive": "these answers do not show whether the tuned model is better or worse",
 }
+_OVERLAP_WORDS = {
+    "better": "the tuned model comes closer to the reference answers",
+    "worse": "the tuned model is further from the reference answers",
+    "equivalent": "the tuned model is as close to the reference answers",
+    "inconclusive": "these answers do not show which comes closer to the reference answers",
+}
+_LABELS = {"better": "tuned better", "worse": "tuned worse"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Row:
     name: str
     """`the base with four examples in the prompt`"""
     verdict: str
+    words: str
+    """The verdict as a clause; overlap with a reference is not called quality."""
     mean: float | None
     """Of the baseline, on the compared questions."""
     tuned: float | None
@@ -43,11 +52,18 @@ class Row:
     """What else is to be known: how the baseline was made, what is missing."""
 
     @property
+    def label(self) -> str:
+        """The verdict in one or two words that say who is better."""
+        return _LABELS.get(self.verdict, self.verdict)
+
+    @property
     def brief(self) -> str:
         """One line for the terminal."""
         if self.difference is None:
             return f"against {self.name}: not one question scored in both"
-        return f"against {self.name}: {points(self.difference)} ({interval(self.ci95)}), {self.verdict}"
+        return (
+            f"against {self.name}: {points(self.difference)} ({interval(self.ci95)}), {self.label}"
+        )
 
     @property
     def sentence(self) -> str:
@@ -57,7 +73,7 @@ class Row:
                 f"Against {self.name}: not one question was scored in both, so nothing can be said."
             )
         return (
-            f"Against {self.name}: {_WORDS[self.verdict]}. It scores {score(self.tuned)} where the baseline "
+            f"Against {self.name}: {self.words}. It scores {score(self.tuned)} where the baseline "
             f"scores {score(self.mean)}, a difference of {points(self.difference)} (95 % interval "
             f"{interval(self.ci95)}, p {p_value(self.p)}) on {self.n} questions: {self.wins}. {self.beside}"
         ).strip()
@@ -75,10 +91,11 @@ def intro(verdict: Mapping[str, Any]) -> str:
 
 def rows(verdict: Mapping[str, Any]) -> list[Row]:
     """One for each baseline, in the order in which they were asked for."""
-    return [_row(found) for found in verdict["baselines"].values()]
+    words = _OVERLAP_WORDS if verdict["judge"]["is_llm"] is False else _WORDS
+    return [_row(found, words) for found in verdict["baselines"].values()]
 
 
-def _row(found: Mapping[str, Any]) -> Row:
+def _row(found: Mapping[str, Any], words: Mapping[str, str]) -> Row:
     row, counts = found["comparison"], found["win_tie_loss"]
     wins = (
         f"{counts['win']} higher, {counts['tie']} the same, {counts['loss']} lower"
@@ -88,6 +105,7 @@ def _row(found: Mapping[str, Any]) -> Row:
     return Row(
         name=str(clean(described(found))),
         verdict=found["verdict"],
+        words=words[found["verdict"]],
         mean=row["base_mean"] if row else None,
         tuned=row["tuned_mean"] if row else None,
         difference=row["difference"] if row else None,

@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "launcher": 1,
     "prompt": 1,
     "agreement": 1,
+    "baselines": 1,
     "statistics": 1,
     "verdict": 2,
     "data": 2,

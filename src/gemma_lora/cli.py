@@ -326,6 +326,8 @@ def _parse(command: Command, arguments: Sequence[str]) -> tuple[argparse.Namespa
 
     namespace.console = Console(quiet=namespace.quiet)
     flags = {name: getattr(namespace, name) for name in names if hasattr(namespace, name)}
+    if "baseline" in flags:  # the one flag that may be repeated
+        flags["baseline"] = ",".join(flags["baseline"])
     if command.argument == "DATA" and namespace.target is not None:
         flags["path"] = namespace.target
     return namespace, flags
@@ -403,6 +405,8 @@ def _add_flag(group: Any, leaf: Any) -> None:
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["metavar"] = _metavar(field.annotation)
+    if leaf.name == "baseline":
+        options |= {"action": "append", "metavar": "A,B"}
     group.add_argument(leaf.flag, **options)
 
 

@@ -194,6 +194,10 @@ class JudgeConfig(_Section):
     """US dollars for a million output tokens of the judge, to show the cost."""
     max_cost: Annotated[float | None, Field(gt=0)] = None
     """US dollars that judging may cost, all calls together: it stops before it would cost more. Needs both prices."""
+    baseline: NameList = ()
+    """What the tuned model is compared with besides the base, separated by commas or the flag repeated: `few-shot` (4 training rows as examples in the prompt; `few-shot:N`), `prompt:FILE` (an instruction of your own), or another model."""
+    aa: bool = False
+    """Judge the base's answers a second time: how far the judge differs from itself."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

@@ -47,11 +47,14 @@ OPERATIONAL = frozenset(
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 
+BESIDE = frozenset({"baseline", "aa"})
+"""Settings that only put further arms beside base and tuned: a finished run may get them later."""
+
 
 def deciding(config: Config, section: str) -> dict[str, Any]:
     """The settings of one section that decide results."""
     tree = getattr(config, section).model_dump(mode="json")
-    return {name: value for name, value in tree.items() if name not in OPERATIONAL}
+    return {name: value for name, value in tree.items() if name not in OPERATIONAL | BESIDE}
 
 
 def identity(config: Config) -> dict[str, Any]:

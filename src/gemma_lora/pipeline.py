@@ -17,6 +17,7 @@ from typing import Any
 
 from gemma_lora import decision, provenance, report
 from gemma_lora import judge as judging
+from gemma_lora.baselines import parse
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.continuing import (
@@ -34,7 +35,7 @@ from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
 from gemma_lora.launcher import launch, need_known_launch, shards
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS
-from gemma_lora.rundir import RunDir, digest, file_digest, read_json, write_json
+from gemma_lora.rundir import RunDir, digest, file_digest, read_json, read_saved, write_json
 
 __all__ = [
     "answer",
@@ -60,8 +61,10 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         base = _preflight(config, run_dir, console)
         claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
+        _need_fitting_prompts(config, run_dir)
         _train_stage(config, run_dir, console, base)
         _answer_stage(config, run_dir, console, base)
+        _baseline_stage(config, run_dir, console)
         return _judge_stages(config, run_dir, console, base)
 
 
@@ -116,9 +119,16 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     with run_dir.lock():
         need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
         need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
+        # answers that are there are judged as they are, wherever their prompt's file may be by now
+        answered = _answered(config, run_dir)
+        if not answered:
+            _need_baselines(config)
+            _need_fitting_prompts(config, run_dir)
         _tell_where_data_goes(config, console)
-        if not _judged(config, run_dir):
+        if not (answered and _judged(config, run_dir)):
             judging.probe(config.judge, console)
+        if not answered:
+            _baseline_stage(config, run_dir, console)
         known = read_json(run_dir.provenance) if run_dir.provenance.exists() else {}
         return _judge_stages(config, run_dir, console, known.get("base", {}))
 
@@ -223,7 +233,9 @@ def _preflight(
         _try_training_settings(config)
         if judged and shards(config.train.shard_weights):
             _need_room_to_answer(config)
-    if judged and not _judged(config, run_dir):
+    if judged:
+        _need_baselines(config)
+    if judged and not (_baselines_fit(config, run_dir) and _judged(config, run_dir)):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
     return base
@@ -239,6 +251,24 @@ def _try_training_settings(config: Config) -> None:
     model.decide_precision(config.model, device, model.check_access(ref))
     model.check_targets(ref, config.lora.targets)
     need_trackers(config.train.report_to)
+
+
+def _need_baselines(config: Config) -> None:
+    """Baselines that name no file or model, or clash, are refused before hours are spent."""
+    if config.judge.baseline:
+        from gemma_lora.answer import check_baselines
+
+        check_baselines(config)
+
+
+def _need_fitting_prompts(config: Config, run_dir: RunDir) -> None:
+    """The same for test questions that a baseline's model cannot take, known once the data are split."""
+    if config.judge.baseline and not is_done(
+        "baselines", run_dir, _baseline_inputs(config, run_dir)
+    ):
+        from gemma_lora.answer import check_prompts
+
+        check_prompts(config, run_dir)
 
 
 def _need_room_to_answer(config: Config) -> None:
@@ -263,19 +293,46 @@ def _need_room_to_answer(config: Config) -> None:
 
 def _judged(config: Config, run_dir: RunDir) -> bool:
     """Whether the judge has nothing left to do, so that asking it once more would only cost."""
-    if not all(run_dir.answers(arm).is_file() for arm in ARMS):
+    if not all(run_dir.answers(arm).is_file() for arm in _arms(config)):
         return False
     name = f"judge-{judging.slug(config.judge.judge)}"
     before = all(is_done(stage, run_dir, {}) for stage in ("data", "train", "answer"))
     return before and is_done(name, run_dir, _judge_inputs(config, run_dir))
 
 
+def _answered(config: Config, run_dir: RunDir) -> bool:
+    """Whether every baseline has answered, as its stage left it; what it was made from may differ by now."""
+    if not config.judge.baseline:
+        return True
+    if not is_done("baselines", run_dir, {}):
+        return False
+    known = read_saved(run_dir.baselines)["arms"]
+    return all(
+        arm in known and run_dir.answers(arm).is_file() for arm in _arms(config) if arm not in ARMS
+    )
+
+
+def _baselines_fit(config: Config, run_dir: RunDir) -> bool:
+    """Whether every baseline has answered, from what it would be made from now."""
+    if not config.judge.baseline:
+        return True
+    split = run_dir.train_rows.is_file() and run_dir.test_rows.is_file()
+    return split and is_done("baselines", run_dir, _baseline_inputs(config, run_dir))
+
+
 def _judge_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:
+    again = {"second judging of the base": "asked for"} if config.judge.aa else {}
     return {
-        "base answers": file_digest(run_dir.answers("base")),
-        "tuned answers": file_digest(run_dir.answers("tuned")),
+        **{f"{arm} answers": file_digest(run_dir.answers(arm)) for arm in _arms(config)},
+        **again,
+        "arms": ", ".join([*_arms(config), *again]),
         "judge": judging.fingerprint(config.judge),
     }
+
+
+def _arms(config: Config) -> list[str]:
+    """Base, tuned and the baselines: all that have answers to be judged."""
+    return [*ARMS, *(baseline.slug for baseline in parse(config.judge.baseline))]
 
 
 def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
@@ -374,6 +431,43 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
     }
     outputs = [run_dir.answers(arm) for arm in ARMS]
     stage("answer", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+
+
+def _baseline_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:
+    from gemma_lora.answer import baseline_inputs
+
+    return {
+        "test rows": file_digest(run_dir.test_rows),
+        "answer settings": digest(deciding(config, "answer"), config.seed),
+        **baseline_inputs(config, run_dir),
+    }
+
+
+def _baseline_stage(config: Config, run_dir: RunDir, console: Console) -> None:
+    """Answers of the further arms; without any there is no such stage."""
+    if not config.judge.baseline:
+        return
+
+    def work() -> None:
+        from gemma_lora.answer import answer_baselines
+
+        answer_baselines(config, run_dir, console)
+
+    files = [run_dir.answers(arm) for arm in _arms(config) if arm not in ARMS]
+    outputs = [*files, run_dir.baselines]
+    inputs = _baseline_inputs(config, run_dir)
+    stale = _verdicts_on_baselines(run_dir)
+    stage("baselines", run_dir, console, inputs, outputs, work, stale=stale)
+
+
+def _verdicts_on_baselines(run_dir: RunDir) -> list[Path]:
+    """Verdicts and reports that speak of baselines; the others stay true when a baseline changes."""
+    found: list[Path] = []
+    for file in _verdicts(run_dir):
+        verdict = file.with_name("verdict.json")
+        if verdict.is_file() and read_saved(verdict).get("baselines"):
+            found.append(file)
+    return found
 
 
 def _verdicts(run_dir: RunDir) -> list[Path]:

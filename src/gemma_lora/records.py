@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["ARMS", "DIMENSIONS", "Answer", "Example", "Judgement", "Message", "Role"]
+__all__ = ["AGAIN", "ARMS", "DIMENSIONS", "Answer", "Example", "Judgement", "Message", "Role"]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -19,6 +19,9 @@ DIMENSIONS: tuple[str, ...] = ("relevance", "accuracy", "completeness", "fluency
 """What a judge scores, each 1 to 10; `overall` comes on top."""
 
 ARMS: tuple[str, str] = ("base", "tuned")
+
+AGAIN = "base-again"
+"""The arm of a second judging of the base's answers (`--aa`); it has judgements, and no answers of its own."""
 
 
 class _Record(BaseModel):

@@ -229,6 +229,7 @@ class RunDir:
         self.verdict = root / "verdict.json"
         self.report_html = root / "report.html"
         self.report_md = root / "report.md"
+        self.baselines = root / "answers" / "test" / "baselines.json"
 
     def answers(self, arm: str, questions: str = "test") -> Path:
         return self.root / "answers" / questions / f"{arm}.jsonl"

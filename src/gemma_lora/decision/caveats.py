@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemma_lora.decision import aa, baselines
 from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
@@ -29,6 +30,8 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_model(verdict),
         *_judge(verdict),
         *_endless_base(verdict),
+        *baselines.caveats(verdict),
+        *aa.caveats(verdict),
         *_missing(verdict),
         *_sample(verdict, questions),
         *_disagreement(verdict),
@@ -177,11 +180,18 @@ def _endless_base(verdict: Mapping[str, Any]) -> list[str]:
     if not verdict["base_runs_to_limit"]:
         return []
     base = verdict["arms"]["base"]
+    shown = any(found["kind"] == "few-shot" for found in verdict["baselines"].values())
     return [
         f"{base['stopped_by_limit']} of {base['answered']} base answers ran into the limit of "
         f"{verdict['max_new_tokens']} tokens: the base model does not know when to stop, which makes "
         "`better` easy: learning to end an answer is enough for it. An instruction-tuned base (such as "
-        "google/gemma-2b-it) is a fairer comparison."
+        "google/gemma-2b-it) is a fairer comparison"
+        + (
+            "; so is the one with examples in the prompt, which is beside it."
+            if shown
+            else ", or put one beside it: `--baseline few-shot` shows the base training rows as examples, and with "
+            "them how an answer ends."
+        )
     ]
 
 

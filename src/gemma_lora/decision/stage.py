@@ -11,31 +11,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean, median
 from typing import Any, cast
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.decision.aa import judge_noise
+from gemma_lora.decision.baselines import against_baselines, further_arms, saved_warnings
 from gemma_lora.decision.caveats import caveats
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up, paired_scores
+from gemma_lora.decision.comparison import arm_facts, compare, comparison
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.decision.robustness import (
     missing_facts,
-    number,
-    pair,
     power_facts,
     robustness,
 )
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
-from gemma_lora.verdict import MARGIN, RULE, PairedResult, missing_judgements, paired_difference
+from gemma_lora.verdict import MARGIN, RULE, missing_judgements
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["SCHEMA_VERSION", "decide"]
 
 SCHEMA_VERSION = 1
-
-_UNIT = "question (repeats averaged; near-duplicates share a cluster)"
 
 
 def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) -> dict[str, Any]:
@@ -46,29 +44,27 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     questions, strangers = pair_up(
         test,
         {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
-        judgements,
+        [row for row in judgements if row.arm not in further_arms(config)],
     )
     judge = _judge_facts(config, run, judge_slug)
     complete = [q for q in questions if q.difference() is not None]
     if not complete:
         raise _nothing_scored(run, judge, questions)
-    overall = _compare(complete, OVERALL)
+    overall = compare(complete, OVERALL)
     assert overall is not None  # `complete` holds at least one pair
     missing = missing_judgements(
         *([q.scored[arm].overall for q in questions] for arm in ARMS),
         clusters=[q.cluster for q in questions],
     )
     word = rule_of(overall.difference.ci95, MARGIN)
-    arms = {arm: _arm_facts(arm, questions) for arm in ARMS}
+    arms = {arm: arm_facts(arm, questions) for arm in ARMS}
     trained = _also_in_training(run, questions, console)
     verdict: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "verdict": missing.guard(word),
-        "primary": _comparison(OVERALL, overall),
+        "primary": comparison(OVERALL, overall),
         "dimensions": {
-            name: None
-            if (result := _compare(questions, name)) is None
-            else _comparison(name, result)
+            name: None if (result := compare(questions, name)) is None else comparison(name, result)
             for name in DIMENSIONS
         },
         "robustness": robustness(questions, overall.difference, config.seed),
@@ -92,63 +88,12 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "max_new_tokens": config.answer.max_new_tokens,
         "base_runs_to_limit": _runs_to_limit(arms["base"]),
     }
-    saved = _saved_warnings(run, judge_slug)
+    verdict["baselines"] = against_baselines(config, run, test, judgements)
+    verdict["aa"] = judge_noise(config, run, test, judgements, overall)
+    saved = [*_saved_warnings(run, judge_slug), *saved_warnings(config, run)]
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
     write_json(folder / "verdict.json", verdict)
     return verdict
-
-
-def _compare(questions: Sequence[PairedQuestion], dimension: str) -> PairedResult | None:
-    """The paired comparison in one dimension, over the questions where both arms have it."""
-    base, tuned, clusters = paired_scores(questions, dimension)
-    return paired_difference(base, tuned, clusters) if base else None
-
-
-def _comparison(dimension: str, result: PairedResult) -> dict[str, Any]:
-    """`result` as verdict.json has it."""
-    difference = result.difference
-    return {
-        "dimension": dimension,
-        "base_mean": number(result.base.mean),
-        "tuned_mean": number(result.tuned.mean),
-        "difference": number(difference.mean),
-        "ci95": pair(difference.ci95),
-        "p_value": difference.p_value,
-        "n": difference.n,
-        "unit": _UNIT,
-        "clusters": difference.clusters,
-        "method": difference.method,
-        "margin": MARGIN,
-        "standard_error": number(difference.standard_error),
-        "degrees_of_freedom": number(difference.df),
-        "base_ci95": pair(result.base.ci95),
-        "tuned_ci95": pair(result.tuned.ci95),
-        "note": difference.note,
-    }
-
-
-def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
-    """Counts and means of one arm, over all its scored answers (paired or not)."""
-    answers = [answer for q in questions if (answer := q.answers[arm]) is not None]
-    scored = [q for q in questions if q.scored[arm].overall is not None]
-    missing = [q.scored[arm] for q in questions if q.scored[arm].overall is None]
-    means: dict[str, float | None] = {}
-    for name in (OVERALL, *DIMENSIONS):
-        found = [value for q in scored if (value := q.scored[arm].scores[name]) is not None]
-        means[name] = number(fmean(found)) if found else None
-    return {
-        "questions": len(questions),
-        "answered": len(answers),
-        "scored": len(scored),
-        "unscored": len(missing),
-        "unscored_reasons": dict(Counter(reason for s in missing for reason in s.reasons)),
-        "repeats_unscored": sum(q.scored[arm].failed for q in scored),
-        "means": means,
-        "tokens_mean": number(fmean(a.tokens for a in answers)) if answers else None,
-        "characters_median": median(len(a.answer) for a in answers) if answers else None,
-        "stopped_by_limit": sum(answer.stopped_by == "limit" for answer in answers),
-        "empty": sum(not answer.answer.strip() for answer in answers),
-    }
 
 
 def _runs_to_limit(arm: dict[str, Any]) -> bool:

@@ -1,22 +1,23 @@
 """What a judge is asked about, and what comes back: the types that the judge's parts share.
 
-Reads the answers of both arms from the run folder; the texts stay on the disk until they are asked
+Reads the answers of all arms from the run folder; the texts stay on the disk until they are asked
 about, so that memory does not grow with them. Nothing in an `Item` that is put to a judge tells the
-arm; `ordered` mixes the arms by a hash, so that neither is always asked first. Refuses answers that
-are incomplete or do not match between the arms.
+arm; `ordered` mixes the arms by a hash, so that none is always asked first. A second judging of the
+base's answers is an arm like any other. Refuses answers that are incomplete or do not match between the
+arms.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError, JudgeError
-from gemma_lora.records import ARMS, DIMENSIONS, Answer, Judgement, Message
+from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
 __all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Usage", "ordered"]
@@ -44,9 +45,13 @@ class Item:
         return (self.id, self.arm, self.repeat)
 
     def fields(self) -> str:
-        """Digest of what the judge sees: equal for equal texts, whatever the arm."""
+        """Digest of what the judge sees: equal for equal texts, whatever the arm.
+
+        But for a second judging, which is to be another request and must meet no reply to the first.
+        """
         turns = [turn.model_dump() for turn in self.messages]
-        return digest(turns, self.reference, self.answer, self.repeat)
+        again = [AGAIN] if self.arm == AGAIN else []
+        return digest(turns, self.reference, self.answer, self.repeat, *again)
 
 
 @dataclass(frozen=True)
@@ -137,23 +142,26 @@ class Scorer(Protocol):
 
 
 class Items:
-    """Every test answer of both arms, `repeats` times; DataError where the arms do not match.
+    """Every test answer of all `arms`, `repeats` times; DataError where the arms do not match.
 
     `keys` are by question, arm and repeat. What is kept for each is where its line is and a digest of
     what the judge sees; `load` reads the text.
     """
 
-    def __init__(self, run: RunDir, console: Console, repeats: int = 1) -> None:
+    def __init__(
+        self, run: RunDir, console: Console, repeats: int = 1, arms: Sequence[str] = ARMS
+    ) -> None:
         self._streams: dict[str, IO[bytes]] = {}
         self._places: dict[tuple[str, str], int] = {}
         self.digests: dict[Key, str] = {}
-        names = {arm: self._scan(run, arm, console, repeats) for arm in ARMS}
-        first, second = (names[arm] for arm in ARMS)
-        lonely = set(first) ^ set(second)
-        twice = [arm for arm in ARMS if len(set(names[arm])) != len(names[arm])]
+        self.arms = tuple(arms)
+        names = {arm: self._scan(run, arm, console, repeats) for arm in arms}
+        first = names[arms[0]]
+        lonely = {name for others in names.values() for name in set(first) ^ set(others)}
+        twice = [arm for arm in arms if len(set(names[arm])) != len(names[arm])]
         if lonely or twice:
             raise DataError(
-                f"{len(lonely)} questions are answered by one arm only"
+                f"{len(lonely)} questions are answered by {'one arm' if len(arms) == 2 else 'some arms'} only"
                 if lonely
                 else f"a question is answered twice by {' and '.join(twice)}",
                 where=str(run.answers(ARMS[0]).parent),
@@ -161,7 +169,7 @@ class Items:
                 remedy=f"gemma-lora answer {run.root}",
             )
         self.keys: list[Key] = [
-            (name, arm, repeat) for name in first for arm in ARMS for repeat in range(repeats)
+            (name, arm, repeat) for name in first for arm in arms for repeat in range(repeats)
         ]
 
     def __len__(self) -> int:
@@ -180,7 +188,7 @@ class Items:
             stream.close()
 
     def _scan(self, run: RunDir, arm: str, console: Console, repeats: int) -> list[str]:
-        path = run.answers(arm)
+        path = run.answers("base" if arm == AGAIN else arm)
         names: list[str] = []
         for row, place in zip(iter_jsonl(path, Answer, console), _line_starts(path), strict=False):
             names.append(row.id)

@@ -152,7 +152,7 @@ class Ledger:
         wanted = self._items.digests
         last: dict[Key, int] = {}
         silent: set[Key] = set()
-        stale = more = total = 0
+        stale = more = left_out = total = 0
         for row in iter_jsonl(self.judgements, Judgement, console):
             key = _key(row)
             last[key] = total
@@ -166,6 +166,8 @@ class Ledger:
                 break
             if key in wanted and old.get(_name(key)) == wanted[key]:
                 self.known.add(key)
+            elif key[1] not in self._items.arms:
+                left_out += 1
             elif (*key[:2], 0) in wanted and key not in wanted:
                 more += 1
             else:
@@ -174,6 +176,10 @@ class Ledger:
             console.note(f"{total} earlier judgements were made with other settings: judged anew")
         if stale:
             console.note(f"{stale} earlier judgements are of answers that changed: judged anew")
+        if left_out:
+            console.note(
+                f"{left_out} earlier judgements are of arms that are left out now (--baseline, --aa)"
+            )
         if more:
             console.note(f"{more} earlier judgements are further repeats, which are left out now")
         if not same:

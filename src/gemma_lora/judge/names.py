@@ -152,8 +152,9 @@ def where_data_goes(config: JudgeConfig, *, rows: int | None = None) -> str | No
     if not target.is_remote:
         return None
     count = "the test rows" if rows is None else f"{rows} test rows"
+    which = "all models' answers" if config.baseline else "both answers"
     return (
-        f"questions, reference answers and both answers of {count} go to {target.host} "
+        f"questions, reference answers and {which} of {count} go to {target.host} "
         f"(judge {target.name})"
     )
 

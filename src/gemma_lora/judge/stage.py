@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gemma_lora.baselines import parse
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
@@ -27,10 +29,10 @@ from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
-from gemma_lora.records import ARMS, Message
+from gemma_lora.records import AGAIN, ARMS, Message
 from gemma_lora.rundir import RunDir, digest, read_saved, write_json
 
-__all__ = ["fingerprint", "judge", "probe"]
+__all__ = ["arms_of", "fingerprint", "judge", "probe"]
 
 _LONG_PROMPT = 4096
 """Tokens assumed for a prompt whose reply was lost, where no other prompt was counted."""
@@ -45,14 +47,14 @@ def judge(
     name: str | None = None,
     backoff: float = 1.0,
 ) -> Path:
-    """Judge every test answer of both arms with `name` (else the config's judge); continues.
+    """Judge every test answer of all arms with `name` (else the config's judge); continues.
 
     Returns the judge's folder. `backoff`: first pause between tries in seconds.
     """
     settings = config.judge if name is None else config.judge.model_copy(update={"judge": name})
     target = resolve(settings.judge)
     console = _Listener(console)
-    items = Items(run, console, _repeats(target, settings, console))
+    items = Items(run, console, _repeats(target, settings, console), arms_of(settings))
     with contextlib.closing(items):
         return _judge(settings, target, items, run, console, backoff)
 
@@ -90,11 +92,18 @@ def _judge(
     if todo:
         run_async(work)
     tally = ledger.close()
-    facts = _facts(target, scorer, ledger, tally, prices, console, folder)
+    _warn_of_silent_arms(items.arms, tally, console)
+    facts = _facts(target, scorer, ledger, tally, items.arms, prices, console, folder)
     write_json(folder / "judge.json", facts)
     _tell(facts, console)
     _require_some(target, tally)
     return folder
+
+
+def arms_of(config: JudgeConfig) -> tuple[str, ...]:
+    """Base, tuned, the baselines, and the base once more where `aa` is asked for."""
+    beside = [baseline.slug for baseline in parse(config.baseline)]
+    return (*ARMS, *beside, *([AGAIN] if config.aa else []))
 
 
 def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> None:
@@ -269,6 +278,7 @@ def _facts(
     scorer: Scorer,
     ledger: Ledger,
     tally: Tally,
+    arms: Sequence[str],
     prices: Prices,
     console: Console,
     folder: Path,
@@ -299,7 +309,7 @@ def _facts(
         **seen,
         "judged": tally.judged,
         "scored": sum(tally.scored.values()),
-        "unscored": {arm: tally.unscored[arm] for arm in ARMS},
+        "unscored": {arm: tally.unscored[arm] for arm in arms},
         "unscored_reasons": dict(tally.reasons.most_common()),
         "to_ask_again": sum(n for why, n in tally.reasons.items() if why.startswith(NO_REPLY)),
         "flags": dict(tally.flags),
@@ -341,6 +351,17 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
         )
     for reason, count in facts["unscored_reasons"].items():
         console.note(f"unscored: {count} x {reason}")
+
+
+def _warn_of_silent_arms(arms: Sequence[str], tally: Tally, console: Console) -> None:
+    """Base and tuned are needed (`_require_some`); without a further arm the verdict still stands."""
+    for arm in arms:
+        if arm not in ARMS and not tally.scored[arm]:
+            what = "a second time (--aa)" if arm == AGAIN else f"by the arm {arm}"
+            console.warn(
+                f"not one {'base answer' if arm == AGAIN else 'answer'} could be scored {what}, so there is "
+                "no comparison with it; the reasons are in judge.json"
+            )
 
 
 def _require_some(target: Target, tally: Tally) -> None:

@@ -10,7 +10,7 @@ Only safetensors are read, and code that comes with a model is never run.
 from __future__ import annotations
 
 from gemma_lora.model.adapter import attach_lora, check_targets, load_adapter, save_adapter
-from gemma_lora.model.arms import Arms, has_adapter, load_arms
+from gemma_lora.model.arms import Arms, has_adapter, load_arms, load_plain
 from gemma_lora.model.load import (
     BaseFacts,
     Choice,
@@ -39,6 +39,7 @@ __all__ = [
     "load_arms",
     "load_base",
     "load_format",
+    "load_plain",
     "resolve",
     "save_adapter",
     "weights_digest",

@@ -14,11 +14,11 @@ from gemma_lora.console import Console
 from gemma_lora.errors import DataError
 from gemma_lora.model.adapter import load_adapter
 from gemma_lora.model.load import check_access, decide_device, decide_precision, load_base
-from gemma_lora.model.reference import resolve
+from gemma_lora.model.reference import BaseRef, resolve
 from gemma_lora.records import ARMS
 from gemma_lora.rundir import RunDir
 
-__all__ = ["Arms", "has_adapter", "load_arms"]
+__all__ = ["Arms", "has_adapter", "load_arms", "load_plain"]
 
 
 class Arms:
@@ -39,18 +39,28 @@ class Arms:
 
 def load_arms(config: Config, run: RunDir, console: Console) -> Arms:
     """The base model and, where the run has one, its adapter; decisions are noted."""
-    facts = check_access(resolve(config.model.model))
+    ref = resolve(config.model.model)
+    base, decisions = load_plain(config, ref, console)
+    if not has_adapter(run):
+        return Arms(base, ("base",), decisions)
+    return Arms(load_adapter(base, run.adapter, ref=base.base_ref), ARMS, decisions)
+
+
+def load_plain(config: Config, ref: BaseRef, console: Console) -> tuple[Any, dict[str, str]]:
+    """A model without adapter on the configured device, and what was decided for it."""
+    facts = check_access(ref)
     device = decide_device(config.model)
     precision = decide_precision(config.model, device, facts)
     console.note(
         f"device {device} ({device.reason}), precision {precision} ({precision.reason}), "
         f"attention {facts.attention} ({facts.attention_reason})"
     )
-    base = load_base(facts.ref, precision=precision, device=device)
-    decisions = {"device": str(device), "precision": str(precision), "attention": facts.attention}
-    if not has_adapter(run):
-        return Arms(base, ("base",), decisions)
-    return Arms(load_adapter(base, run.adapter, ref=facts.ref), ARMS, decisions)
+    model: Any = load_base(facts.ref, precision=precision, device=device)
+    return model, {
+        "device": str(device),
+        "precision": str(precision),
+        "attention": facts.attention,
+    }
 
 
 def has_adapter(run: RunDir) -> bool:

@@ -19,7 +19,7 @@ from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import digest
 
-__all__ = ["Generated", "generate", "room", "stream"]
+__all__ = ["Generated", "generate", "positions_of", "room", "stream"]
 
 MAX_OTHERS_LISTED = 5
 
@@ -49,7 +49,7 @@ def generate(
     A row's answer does not depend on its batch (in fp32 up to ties). Where a GPU's memory does not
     suffice, the batch is halved.
     """
-    limits = room(model, prompts, max_new_tokens)
+    limits = room(positions_of(model), prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     done: dict[int, Generated] = {}
     start, size = 0, batch
@@ -85,16 +85,22 @@ def stream(
     seed: int = 0,
 ) -> Iterator[int]:
     """Token ids of one answer as they come, without the stop token."""
-    limits = room(model, [prompt], max_new_tokens)
+    limits = room(positions_of(model), [prompt], max_new_tokens)
     for made in _steps(model, fmt, [prompt], limits, temperature, [_row_seed(seed, prompt)]):
         if made[0][1] in fmt.stop_ids:
             return
         yield made[0][1]
 
 
-def room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
-    """New tokens that each prompt may get; DataError for prompts that fill the model's positions."""
-    positions = int(model.config.max_position_embeddings)
+def positions_of(model: Any) -> int:
+    """The most tokens that the model takes, prompt and answer together."""
+    return int(model.config.max_position_embeddings)
+
+
+def room(
+    positions: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, who: str = ""
+) -> list[int]:
+    """New tokens that each prompt may get; DataError for prompts that fill the model's `positions`."""
     long = [i for i, prompt in enumerate(prompts) if len(prompt) >= positions]
     if long:
         shown = [f"question {i + 1}: {len(prompts[i]):,} tokens" for i in long[:MAX_OTHERS_LISTED]]
@@ -102,6 +108,7 @@ def room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> l
             shown.append(f"and {len(long) - MAX_OTHERS_LISTED} more")
         raise DataError(
             f"{len(long)} questions are longer than the {positions:,} tokens that the model takes",
+            where=who or None,
             details=shown,
             remedy="shorten or remove them; a question that is cut would be another question",
         )

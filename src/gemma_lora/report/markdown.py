@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_lora.records import DIMENSIONS
+from gemma_lora.report import aa, baselines
 from gemma_lora.report.checks import (
     agreement,
     differences,
@@ -57,6 +58,8 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         _inline(power_sentence(verdict)),
         _missing(verdict),
         _inline(missing_sentence(verdict) or ""),
+        _baselines(verdict),
+        _noise(verdict),
         "### Computed in other ways",
         _inline(agreement(verdict)) + " None of these decides.",
         _table(
@@ -124,6 +127,17 @@ def _differences(verdict: Mapping[str, Any]) -> str:
         name = f"**{row.name}**" if row.primary else row.name
         table.append([name, f"`{drawn}`", points(row.difference), interval(row.ci95), p, row.worth])
     return _table(table)
+
+
+def _baselines(verdict: Mapping[str, Any]) -> str:
+    lines = [f"- {_inline(row.sentence)}" for row in baselines.rows(verdict)]
+    head = f"### Against stronger baselines\n\n{_inline(baselines.intro(verdict))}\n\n"
+    return head + "\n".join(lines) if lines else ""
+
+
+def _noise(verdict: Mapping[str, Any]) -> str:
+    text = " ".join(aa.sentences(verdict))
+    return f"### The judge against itself\n\n{_inline(text)}" if text else ""
 
 
 def _missing(verdict: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from gemma_lora.report import aa, baselines
 from gemma_lora.report.checks import (
     Difference,
     agreement,
@@ -65,11 +66,19 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
         f"unscored: base {missing['base']}, tuned {missing['tuned']}{_bounds(verdict) if width >= _WHOLE_FROM else ''}"
     )
     console.print(f"{agreement(verdict, brief=True)} {power_sentence(verdict, brief=True)}")
+    for beside in _beside(verdict):
+        console.print(Text(beside))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
     console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
+
+
+def _beside(verdict: Mapping[str, Any]) -> list[str]:
+    """A line for each baseline, and one for the judge's noise."""
+    noise = aa.brief(verdict)
+    return [row.brief for row in baselines.rows(verdict)] + ([noise] if noise else [])
 
 
 def _table(verdict: Mapping[str, Any], *, plot: bool) -> Table:

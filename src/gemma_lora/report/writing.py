@@ -15,13 +15,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report import charts, checks, wording
+from gemma_lora.report import aa, baselines, charts, checks, wording
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
@@ -54,6 +54,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
     """The whole page as text."""
     style, script = _part("report.css"), _part("report.js")
     environment = Environment(
+        loader=FunctionLoader(_part),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -69,6 +70,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         "commands": _commands,
     }
     differences = checks.differences(verdict)
+    opponents = baselines.rows(verdict)
     page = environment.from_string(_part("report.html.j2"))
     return page.render(
         v=verdict,
@@ -97,11 +99,15 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         training_facts=training_facts(material.training),
         length_bars=length_bars(material.audit),
         rendered_row=rendered_row(material.audit),
+        baselines=opponents,
+        baselines_intro=baselines.intro(verdict),
+        baselines_reach=charts.forest_reach([e for row in opponents for e in _ends(row)]),
+        aa=aa.sentences(verdict),
         data_name=Path(str(material.provenance.get("data", {}).get("file") or "")).name,
     )
 
 
-def _ends(row: checks.Difference) -> list[float]:
+def _ends(row: checks.Difference | baselines.Row) -> list[float]:
     """What the forest plot must have room for."""
     return [*(row.ci95 or ()), *(() if row.difference is None else (row.difference,))]
 

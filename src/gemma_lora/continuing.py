@@ -47,11 +47,14 @@ OPERATIONAL = frozenset(
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 
+REPEATABLE = frozenset({"probe"})
+"""Settings that may be others on a finished run: only the stage that they are for runs again."""
+
 
 def deciding(config: Config, section: str) -> dict[str, Any]:
     """The settings of one section that decide results."""
     tree = getattr(config, section).model_dump(mode="json")
-    return {name: value for name, value in tree.items() if name not in OPERATIONAL}
+    return {n: value for n, value in tree.items() if n not in OPERATIONAL | REPEATABLE}
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -65,7 +68,8 @@ def identity(config: Config) -> dict[str, Any]:
 
 def _settings(config: Config) -> dict[str, Any]:
     sections = {leaf.section for leaf in leaves() if leaf.section}
-    tree: dict[str, Any] = {name: deciding(config, name) for name in sorted(sections)}
+    made = {name: deciding(config, name) for name in sorted(sections)}
+    tree: dict[str, Any] = {name: settings for name, settings in made.items() if settings}
     tree["seed"] = config.seed
     return tree
 

@@ -1,6 +1,6 @@
 """The order of the stages, and continuing where a run stopped.
 
-    data -> train -> answer -> judge -> report
+    data -> train -> answer -> forgetting -> judge -> report
 
 Each stage reads and writes files of one run folder only; `continuing` decides which stages are done
 and whose folder it is. Before anything is claimed or trained, `_preflight` tries what later stages
@@ -62,6 +62,7 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
         _answer_stage(config, run_dir, console, base)
+        _forgetting_stage(config, run_dir, console, base)
         return _judge_stages(config, run_dir, console, base)
 
 
@@ -116,6 +117,8 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     with run_dir.lock():
         need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
         need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
+        if run_dir.stamp_path("forgetting").exists():  # older runs, and `--probe none`, have none
+            need_whole(("forgetting",), run_dir, _run_again(config, run_dir))
         _tell_where_data_goes(config, console)
         if not _judged(config, run_dir):
             judging.probe(config.judge, console)
@@ -219,6 +222,10 @@ def _preflight(
     need_known_launch(console)
     _need_disk(run_dir)
     base = _inspect_base(config, console)
+    if judged:
+        from gemma_lora.forgetting import need_probe
+
+        need_probe(config)
     if not is_done("train", run_dir, {}):
         _try_training_settings(config)
         if judged and shards(config.train.shard_weights):
@@ -374,6 +381,29 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
     }
     outputs = [run_dir.answers(arm) for arm in ARMS]
     stage("answer", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+
+
+def _forgetting_stage(
+    config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]
+) -> None:
+    from gemma_lora.forgetting import load_probe, measure
+
+    probe = load_probe(config.forgetting.probe)
+    if probe is None:
+        console.stage("forgetting", "not measured (--probe none)")
+        return
+    inputs = {
+        "probe": probe.digest,
+        "adapter": file_digest(run_dir.adapter / "adapter_model.safetensors"),
+        "train rows": file_digest(run_dir.train_rows),
+        "base model": digest(base["weights"], base["template"]),
+    }
+    outputs = [run_dir.forgetting / name for name in ("items.jsonl", "forgetting.json")]
+
+    def work() -> None:
+        measure(config, run_dir, console)
+
+    stage("forgetting", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
 
 
 def _verdicts(run_dir: RunDir) -> list[Path]:

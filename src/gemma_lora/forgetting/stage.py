@@ -54,7 +54,7 @@ from gemma_lora.rundir import (
 __all__ = ["measure", "need_probe"]
 
 SAMPLE_ROWS = 200
-SAMPLE_TOKENS = 16_384
+SAMPLE_TOKENS = 8_192
 """Most training rows, and tokens of them, whose loss is computed without dropout."""
 MAX_LISTED = 10
 

@@ -54,7 +54,9 @@ def test_json_lines_with_and_without_options(tmp_path: Path) -> None:
 
 
 def test_csv_with_columns_for_the_options(tmp_path: Path) -> None:
-    text = "question,A,B,C,answer,subject\nBiggest?,ant,bear,cat,B,animals\nSmallest?,ant,bear,,ant,\n"
+    text = (
+        "question,A,B,C,answer,subject\nBiggest?,ant,bear,cat,B,animals\nSmallest?,ant,bear,,ant,\n"
+    )
     probe = loaded(write(tmp_path / "own.csv", text))
     assert probe.kind == "own"
     assert [item.right for item in probe.items] == ["B", "A"]

@@ -38,7 +38,11 @@ def test_it_is_read_whole() -> None:
     assert probe is not None
     assert (probe.kind, len(probe.items)) == ("bundled", len(rows()))
     for item, row in zip(probe.items, rows(), strict=True):
-        assert (item.id, item.category, item.question) == (row["id"], row["category"], row["question"])
+        assert (item.id, item.category, item.question) == (
+            row["id"],
+            row["category"],
+            row["question"],
+        )
         assert item.answer == row["answer"]
         assert item.right == row.get("right")
 
@@ -112,7 +116,9 @@ def test_code_is_run() -> None:
             exec(row["check"], {})
         assert printed.getvalue().strip() == option(row), row["id"]
         if row["question"].startswith("What does this Python code print?"):
-            assert row["question"].split("\n\n", 1)[1] == row["check"], "what is asked is what is run"
+            assert row["question"].split("\n\n", 1)[1] == row["check"], (
+                "what is asked is what is run"
+            )
 
 
 def shared_groups(others: list[str]) -> set[int]:

@@ -20,7 +20,14 @@ from gemma_lora.records import ARMS, ProbeResult
 from gemma_lora.rundir import RunDir, read_jsonl, read_saved
 from gemma_lora.statistics import Estimate, clustered_mean, holm, non_inferiority
 
-__all__ = ["ACCURACY_MARGIN", "LOSS_MARGIN", "RULE", "assess", "forgetting_caveats", "what_was_lost"]
+__all__ = [
+    "ACCURACY_MARGIN",
+    "LOSS_MARGIN",
+    "RULE",
+    "assess",
+    "forgetting_caveats",
+    "what_was_lost",
+]
 
 ACCURACY_MARGIN = 0.05
 """Share of the questions that may be answered worse and still count as kept."""
@@ -47,7 +54,9 @@ def what_was_lost(config: Config, run: RunDir) -> dict[str, Any] | None:
         return None
     saved = read_saved(path)
     rows = read_jsonl(run.forgetting / "items.jsonl", ProbeResult)
-    return assess(rows) | {"probe": saved["probe"], "decisions": saved["decisions"]} if rows else None
+    return (
+        assess(rows) | {"probe": saved["probe"], "decisions": saved["decisions"]} if rows else None
+    )
 
 
 def assess(rows: Sequence[ProbeResult]) -> dict[str, Any]:
@@ -200,7 +209,7 @@ def forgetting_caveats(found: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"What was forgotten cannot be told from right and wrong: the base model picks the right option in "
             f"{accuracy['base_right']} of {accuracy['questions']} general questions, which is not more than "
-            f"guessing gives ({accuracy['chance']:.0%})."
+            f"guessing gives ({100 * accuracy['chance']:.0f} %)."
         )
     elif found["verdict"] == "lost" and accuracy is not None:
         lines.append(

@@ -102,7 +102,7 @@ def _read(
             "that helps on new rows."
         )
     if last > kept and rise > RISE:
-        rose = f"Validation loss rose by {rise:.0%} after step {kept}"
+        rose = f"Validation loss rose by {100 * rise:.0f} % after step {kept}"
         if _fell(training, kept, last):
             return "memorising", (
                 f"{rose} while training loss fell: the model began to memorise. The kept checkpoint is from "

@@ -78,7 +78,9 @@ def compare(arms: Arms, rows: Sequence[Asked]) -> list[Compared]:
     hidden = {arm: _hidden(arms, arm, rows) for arm in ARMS}
     targets = torch.tensor([row.ids[p] for row in rows for p in row.places])
     targets = targets.to(hidden["base"].device)
-    sums = {name: torch.zeros(len(targets), dtype=torch.float64) for name in ("base", "tuned", "kl")}
+    sums = {
+        name: torch.zeros(len(targets), dtype=torch.float64) for name in ("base", "tuned", "kl")
+    }
     for part in _chunks(arms, len(targets)):
         logs = {arm: _logits(arms, arm, hidden[arm][part]).log_softmax(-1) for arm in ARMS}
         for arm in ARMS:
@@ -87,7 +89,9 @@ def compare(arms: Arms, rows: Sequence[Asked]) -> list[Compared]:
         divergence = (logs["base"].exp() * (logs["base"] - logs["tuned"])).sum(-1).clamp(min=0)
         sums["kl"][part] = divergence.double().cpu()
     ends = [len(row.places) for row in rows]
-    split = {name: [float(part.sum()) for part in values.split(ends)] for name, values in sums.items()}
+    split = {
+        name: [float(part.sum()) for part in values.split(ends)] for name, values in sums.items()
+    }
     return [
         Compared(*figures)
         for figures in zip(split["base"], split["tuned"], split["kl"], strict=True)

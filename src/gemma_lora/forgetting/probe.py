@@ -173,7 +173,9 @@ def _mmlu_fault(cells: Sequence[str]) -> str | None:
         return f"{len(cells)} cells"
     if cells[-1].strip() not in tuple("ABCD"):
         return f"the last cell is {quoted(cells[-1], 30)}, not a letter A to D"
-    empty = [name for name, cell in zip(("question", *"ABCD"), cells, strict=False) if is_blank(cell)]
+    empty = [
+        name for name, cell in zip(("question", *"ABCD"), cells, strict=False) if is_blank(cell)
+    ]
     return f"empty: {', '.join(empty)}" if empty else None
 
 
@@ -246,7 +248,9 @@ def _item(index: int, cells: list[Cell], table: Table, parts: dict[str, int]) ->
     stated = by_name.get("right", "")
     right = _right(texts["answer"], choices, stated if isinstance(stated, str) else "")
     if right is None:
-        return f"the answer {quoted(texts['answer'], 30)} is none of the choices and no letter of one"
+        return (
+            f"the answer {quoted(texts['answer'], 30)} is none of the choices and no letter of one"
+        )
     answer = texts["answer"]
     if answer.strip() in tuple(LETTERS[: len(choices)]) and answer not in choices:
         answer = choices[LETTERS.index(answer.strip())]
@@ -260,7 +264,7 @@ def _choices(table: Table, cells: Sequence[Cell]) -> tuple[str, ...] | str | Non
             if isinstance(cell, str) and is_blank(cell):
                 return None
             return _checked(_listed(cell))
-    by_letter = {name: cell for name, cell in zip(table.columns, cells, strict=False)}
+    by_letter = dict(zip(table.columns, cells, strict=False))
     found: list[Any] = []
     for letter in LETTERS:
         cell = by_letter.get(letter, "")

@@ -219,7 +219,11 @@ def _question(item: ProbeItem, fmt: PromptFormat) -> _Question:
     asked = [_answered(item.choice_question, LETTERS[n], fmt) for n in range(len(item.choices))]
     prompts = {row.ids[: row.places[0]] for row in asked}
     letters = tuple(row.ids[row.places[0]] for row in asked)
-    if any(len(row.places) != 1 for row in asked) or len(prompts) > 1 or len({*letters}) < len(asked):
+    if (
+        any(len(row.places) != 1 for row in asked)
+        or len(prompts) > 1
+        or len({*letters}) < len(asked)
+    ):
         return _Question(item, answer, None, ())
     return _Question(item, answer, prompts.pop(), letters)
 

@@ -64,7 +64,7 @@ def lost(verdict: Mapping[str, Any]) -> Lost:
     reading = gap["sentence"] if gap else None
     if not found:
         return Lost(None, "Not measured", (), (), 0.0, "", reading)
-    sentences = (_accuracy(found), _loss(found), _divergence(found), _probe(found))
+    sentences = (_why(found), _accuracy(found), _loss(found), _divergence(found), _probe(found))
     return Lost(
         word=found["verdict"],
         headline=_HEADLINES[found["verdict"]],
@@ -91,6 +91,21 @@ def brief(verdict: Mapping[str, Any]) -> str | None:
     return f"{_HEADLINES[found['verdict']]} ({figures})."
 
 
+def _why(found: Mapping[str, Any]) -> str:
+    """Why the word is `unclear`."""
+    accuracy = found["accuracy"]
+    if found["verdict"] != "unclear":
+        return ""
+    if accuracy is not None and accuracy["status"] == "kept":
+        return (
+            "The tuned model still picks the right options, but finds the reference answers less likely, or not "
+            "surely as likely: that may be your answers' style, or the beginning of forgetting."
+        )
+    return (
+        "The interval is too wide to tell; more questions tell more (`--probe` reads MMLU's files)."
+    )
+
+
 def _accuracy(found: Mapping[str, Any]) -> str:
     facts = found["accuracy"]
     if facts is None:
@@ -99,19 +114,19 @@ def _accuracy(found: Mapping[str, Any]) -> str:
     answers = {True: f"{fewer} fewer", False: f"{-fewer} more"}[fewer >= 0] if fewer else "as many"
     text = (
         f"On {facts['questions']} questions with options the tuned model answers {answers} correctly "
-        f"{'as' if not fewer else 'than'} the base model: {facts['tuned']:.0%} "
-        f"({_span(facts['tuned_ci95'])}) against {facts['base']:.0%} ({_span(facts['base_ci95'])}). "
+        f"{'as' if not fewer else 'than'} the base model: {_percent(facts['tuned'])} "
+        f"({_span(facts['tuned_ci95'])}) against {_percent(facts['base'])} ({_span(facts['base_ci95'])}). "
     )
     if facts["ci95"] is not None:
         low, high = (points(100 * end, 1) for end in facts["ci95"])
         text += (
             f"The difference is {points(100 * facts['difference'], 1)} percentage points, 95 % interval {low} to "
-            f"{high}; down to −{100 * facts['margin']:.0f} counts as kept. "
+            f"{high}; kept is what lies above −{100 * facts['margin']:.0f} entirely. "
         )
     text += f"{facts['no_longer_right']} were right before and no longer are, {facts['newly_right']} are newly right."
     if not facts["measurable"]:
         text += (
-            f" Guessing gives {facts['chance']:.0%}, and the base model is not surely above that: these figures "
+            f" Guessing gives {_percent(facts['chance'])}, and the base model is not surely above that: these figures "
             "say nothing about what was forgotten."
         )
     return text
@@ -121,7 +136,10 @@ def _loss(found: Mapping[str, Any]) -> str:
     facts = found["loss"]
     change = f"{_signed(facts['difference'])} nats a token"
     if facts["ci95"] is not None:
-        change += f", 95 % interval {_signed(facts['ci95'][0])} to {_signed(facts['ci95'][1])}"
+        change += (
+            f", 95 % interval {_signed(facts['ci95'][0])} to {_signed(facts['ci95'][1])}; kept is what lies "
+            f"below +{facts['margin']:g} entirely"
+        )
     if facts["difference"] > 0:
         likely = "are less likely than before"
     elif facts["difference"] < 0:
@@ -130,14 +148,18 @@ def _loss(found: Mapping[str, Any]) -> str:
         likely = "are as likely as before"
     return (
         f"The reference answers to all {found['questions']} questions {likely}: loss {facts['tuned']:.2f} "
-        f"against {facts['base']:.2f} ({change}; up to +{facts['margin']:g} counts as kept). The loss also rises "
+        f"against {facts['base']:.2f} ({change}). The loss also rises "
         "where only the style changed, since the tuned model would say it in other words."
     )
 
 
 def _divergence(found: Mapping[str, Any]) -> str:
     facts = found["kl"]
-    span = f" (95 % interval {facts['ci95'][0]:.3f} to {facts['ci95'][1]:.3f})" if facts["ci95"] else ""
+    span = (
+        f" (95 % interval {facts['ci95'][0]:.3f} to {facts['ci95'][1]:.3f})"
+        if facts["ci95"]
+        else ""
+    )
     return (
         f"On these answers the tuned model's predictions are {facts['mean']:.3f} nats a token away from the base "
         f"model's{span}: KL divergence, 0 where both predict the same."
@@ -170,7 +192,11 @@ def _row(name: str, facts: Mapping[str, Any]) -> Category:
 
 
 def _span(ci95: Sequence[float]) -> str:
-    return f"95 %: {ci95[0]:.0%} to {ci95[1]:.0%}"
+    return f"95 %: {100 * ci95[0]:.0f} to {_percent(ci95[1])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _signed(value: float) -> str:

@@ -150,8 +150,15 @@ def _lost(verdict: Mapping[str, Any]) -> str:
         for row in found.rows:
             change = points(row.gain) + (" \\*" if row.marked else "")
             table.append(
-                [_inline(row.name), str(row.questions), row.right, row.loss, change]
-                + [interval(row.ci95), row.kl]
+                [
+                    _inline(row.name),
+                    str(row.questions),
+                    row.right,
+                    row.loss,
+                    change,
+                    interval(row.ci95),
+                    row.kl,
+                ]
             )
         parts += [_table(table), f"Rule: {found.rule}"]
     return "\n\n".join([*parts, _inline(found.gap or "")]).strip()

@@ -403,7 +403,9 @@ def _forgetting_stage(
     def work() -> None:
         measure(config, run_dir, console)
 
-    stage("forgetting", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+    # other judges' reports keep the figures, and the name of the probe, that they were made with
+    told = [run_dir.verdict, run_dir.report_html, run_dir.report_md]
+    stage("forgetting", run_dir, console, inputs, outputs, work, stale=told)
 
 
 def _verdicts(run_dir: RunDir) -> list[Path]:

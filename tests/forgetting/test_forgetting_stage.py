@@ -132,14 +132,15 @@ def test_another_adapter_starts_over(made: tuple[Config, RunDir]) -> None:
     config, run = made
     measure(config, run, quiet())
     before = items(run)
-    save_adapter(Path(config.model.model), run.adapter, 0.0)
+    save_adapter(Path(config.model.model), run.adapter, 0.01)
     console = quiet()
     measure(config, run, console)
     assert "made from other inputs: they start over" in console.stream.getvalue()  # pyright: ignore
     after = items(run)
     assert [row.base_nll for row in after] == pytest.approx([row.base_nll for row in before])
-    assert all(row.kl == 0 and row.base_nll == row.tuned_nll for row in after)
-    assert all(row.base_choice == row.tuned_choice for row in after)
+    assert [row.base_choice for row in after] == [row.base_choice for row in before]
+    for old, new in zip(before, after, strict=True):
+        assert 0 < new.kl < old.kl / 10, "a thirtieth of the update moves the model less"
 
 
 def test_the_bundled_probe_fits_every_tokenizer_here(tiny_folder) -> None:
@@ -168,3 +169,24 @@ def test_what_the_model_cannot_take_is_refused_together(
     assert "long-answer: " in text
     assert "the model takes 512" in text
     assert "fine" not in text
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma3_text"])
+def test_a_letter_is_asked_as_it_would_be_answered(family: str, tiny_folder) -> None:
+    """Prompt and letter are the ids of the finished conversation, up to its end of turn."""
+    from gemma_lora.forgetting.stage import _questions
+
+    config = config_of(tiny_folder(family), "general")
+    fmt = models.load_format(models.resolve(config.model.model))
+    probe = need_probe(config)
+    assert probe is not None
+    asked = [q for q in _questions(probe, fmt, 512) if q.prompt is not None]
+    assert len(asked) == sum(item.choices is not None for item in probe.items)
+    for question in asked[::20]:
+        for letter, token in zip("ABCD", question.letters, strict=True):
+            talk = [
+                Message(role="user", content=question.item.choice_question),
+                Message(role="assistant", content=letter),
+            ]
+            assert question.prompt is not None
+            assert fmt.example(talk).ids == (*question.prompt, token, fmt.end_of_turn_id)

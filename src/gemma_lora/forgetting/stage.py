@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,9 +192,10 @@ def _questions(probe: Probe, fmt: PromptFormat, positions: int) -> list[_Questio
     """All questions as token ids; one DataError that names every one the model cannot take."""
     made: list[_Question] = []
     faults: list[str] = []
+    tokens = _letter_tokens(fmt)
     for item in probe.items:
         try:
-            question = _question(item, fmt)
+            question = _question(item, fmt, tokens)
         except DataError as error:
             faults.append(f"{item.id}: {error.found}")
             continue
@@ -212,20 +213,19 @@ def _questions(probe: Probe, fmt: PromptFormat, positions: int) -> list[_Questio
     return made
 
 
-def _question(item: ProbeItem, fmt: PromptFormat) -> _Question:
+def _question(item: ProbeItem, fmt: PromptFormat, tokens: Mapping[str, int]) -> _Question:
     answer = _answered(item.question, item.answer, fmt)
-    if item.choices is None:
+    letters = tuple(tokens[x] for x in LETTERS[: len(item.choices or ())] if x in tokens)
+    if item.choices is None or len({*letters}) < len(item.choices):
         return _Question(item, answer, None, ())
-    asked = [_answered(item.choice_question, LETTERS[n], fmt) for n in range(len(item.choices))]
-    prompts = {row.ids[: row.places[0]] for row in asked}
-    letters = tuple(row.ids[row.places[0]] for row in asked)
-    if (
-        any(len(row.places) != 1 for row in asked)
-        or len(prompts) > 1
-        or len({*letters}) < len(asked)
-    ):
-        return _Question(item, answer, None, ())
-    return _Question(item, answer, prompts.pop(), letters)
+    prompt = fmt.prompt([Message(role="user", content=item.choice_question)])
+    return _Question(item, answer, tuple(prompt), letters)
+
+
+def _letter_tokens(fmt: PromptFormat) -> dict[str, int]:
+    """The token of each letter that is one token as an answer; the same after every prompt."""
+    asked = {letter: _answered("Which?", letter, fmt) for letter in LETTERS}
+    return {x: row.ids[row.places[0]] for x, row in asked.items() if len(row.places) == 1}
 
 
 def _answered(question: str, answer: str, fmt: PromptFormat) -> Asked:

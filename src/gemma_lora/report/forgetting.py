@@ -82,13 +82,13 @@ def brief(verdict: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     accuracy, loss = found["accuracy"], found["loss"]
-    figures = f"loss {_signed(loss['difference'])} nats a token"
+    text = f"loss {_signed(loss['difference'])} nats a token"
     if accuracy is not None:
-        figures = (
+        text = (
             f"{accuracy['tuned_right']} of {accuracy['questions']} general questions right, "
-            f"{accuracy['base_right']} before; {figures}"
+            f"{accuracy['base_right']} before; {text}"
         )
-    return f"{_HEADLINES[found['verdict']]} ({figures})."
+    return f"{_HEADLINES[found['verdict']]} ({text})."
 
 
 def _why(found: Mapping[str, Any]) -> str:

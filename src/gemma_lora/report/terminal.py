@@ -67,7 +67,7 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     )
     console.print(f"{agreement(verdict, brief=True)} {power_sentence(verdict, brief=True)}")
     beside = brief(verdict)
-    if beside:
+    if beside and width >= _WHOLE_FROM:
         console.print(Text(f"beside it: {beside}"))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""

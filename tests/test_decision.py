@@ -93,7 +93,8 @@ def test_fields_are_those_of_the_contract(tmp_path):
     assert verdict["primary"]["dimension"] == "overall"
     assert set(verdict["dimensions"]) == set(DIMENSIONS)
     assert {"name", "kind", "is_llm", "snapshot"} <= set(verdict["judge"])
-    assert verdict["forgetting"] is None
+    assert verdict["forgetting"]["verdict"] == "unclear"
+    assert verdict["overfitting"]["kept_step"] == 45
     assert verdict["verdict"] == "better"
     assert not run.verdict.exists()  # the copy at the top is the report's
     json.dumps(verdict, allow_nan=False)

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "audit": 3,
     "train": 3,
     "answer": 3,
+    "forgetting": 3,
     "chat": 4,
     "judge": 4,
     "decision": 5,
@@ -41,7 +42,7 @@ LAYERS: dict[str, int] = {
     "cli": 8,
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
-MAY_LOAD_TORCH = {"model", "train", "answer", "chat"}
+MAY_LOAD_TORCH = {"model", "train", "answer", "chat", "forgetting"}
 
 
 def part_of(file: Path) -> str:

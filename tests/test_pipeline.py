@@ -65,7 +65,7 @@ def test_one_json_object_on_stdout_and_progress_on_stderr(first: Done, place: Pa
     assert result["primary"]["n"] == 8
     for name in ("report", "report_md", "verdict_file"):
         assert (place / result[name]).is_file()
-    for stage in ("data", "train", "answer", "judge-lexical", "report"):
+    for stage in ("data", "train", "answer", "forgetting", "judge-lexical", "report"):
         assert f"[{stage}]" in first.err
     for foreign in ("Warning", "Unable to fetch", "%|", "Traceback"):
         assert foreign not in first.err
@@ -76,7 +76,7 @@ def test_the_folder_has_what_is_promised(first: Done, place: Path) -> None:
     names = """config.yaml provenance.json audit.json split/train.jsonl split/validation.jsonl
         split/test.jsonl metrics.jsonl adapter/adapter_model.safetensors adapter/adapter_config.json
         adapter/README.md answers/test/base.jsonl answers/test/tuned.jsonl verdict.json report.html
-        report.md judgements/lexical/judgements.jsonl judgements/lexical/verdict.json"""
+        report.md forgetting/items.jsonl forgetting/forgetting.json judgements/lexical/judgements.jsonl judgements/lexical/verdict.json"""
     for name in names.split():
         assert (run / name).is_file(), name
     assert not [p for p in run.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
@@ -88,7 +88,7 @@ def test_the_same_command_continues_and_repeats_nothing(copy: Path, cli: CliServ
     before = contents(copy)
     again = cli.run(command("run", "--json"), cwd=copy.parent)
     assert again.code == 0, again.err
-    assert again.err.count("done before, nothing has changed") == 4
+    assert again.err.count("done before, nothing has changed") == 5
     after = contents(copy)
     rewritten = {"config.yaml", "provenance.json", "report.html", "report.md"}
     for name, facts in before.items():
@@ -239,6 +239,8 @@ def test_too_little_room_is_found_before_the_start(
         ("adapter/adapter_config.json", "train"),
         ("adapter/adapter_model.safetensors", "train"),
         ("answers/test/tuned.jsonl", "answer"),
+        ("forgetting/items.jsonl", "forgetting"),
+        ("forgetting/forgetting.json", "forgetting"),
         ("judgements/lexical/judgements.jsonl", "judge-lexical"),
         ("judgements/lexical/judge.json", "judge-lexical"),
     ],
@@ -260,7 +262,7 @@ def test_a_damaged_result_is_made_anew(
     word = "is missing" if how == "deleted" else "was changed or damaged"
     assert f"[{stage}] runs again: {name} {word}" in done.err
     assert done.err.count("runs again") == 1
-    if not name.endswith("judge.json"):  # it tells the time
+    if not name.endswith(("judge.json", "forgetting.json")):  # they tell the time
         assert (copy / name).read_bytes() == before
     assert numbers(copy) == verdict
 
@@ -345,6 +347,70 @@ def test_a_torn_last_line_is_made_anew(name: str, copy: Path, cli: CliServer) ->
     assert f"{file.name}: the last line was torn off" in done.err
     assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
     assert numbers(copy) == verdict
+
+
+def test_another_probe_measures_forgetting_again_and_nothing_else(
+    copy: Path, cli: CliServer
+) -> None:
+    """The probe is no part of what makes a run: the same folder, and only this stage and the reports."""
+    verdict = numbers(copy)
+    before = contents(copy)
+    (copy.parent / "own.csv").write_text("question,answer\nWho are you?,A model.\nWhy?,Because.\n")
+    done = cli.run(command("run", "--probe", "own.csv", "--json"), cwd=copy.parent)
+    assert done.code == 0, done.err
+    assert "[forgetting] runs again: probe changed" in done.err
+    assert done.err.count("runs again") == 1
+    assert done.err.count("done before, nothing has changed") == 4
+    lost = done.json["forgetting"]
+    assert (lost["probe"]["name"], lost["questions"], lost["accuracy"]) == ("own.csv", 2, None)
+    assert numbers(copy) == verdict
+    after = contents(copy)
+    for name in before:
+        if name.startswith(("answers/", "adapter/", "split/", "checkpoints/")):
+            assert after[name] == before[name], name
+    assert "own.csv" in (copy / "report.md").read_text("utf-8")
+    # the run's folder does not depend on it, either
+    again = cli.run(["judge", "run", "--json"], cwd=copy.parent)
+    assert again.json["forgetting"] == lost
+    without = cli.run(command("run", "--probe", "none", "--json"), cwd=copy.parent)
+    assert without.code == 0, without.err
+    assert without.json["forgetting"] is None
+    assert "not measured (--probe none)" in without.err
+
+
+def test_a_bad_probe_is_found_before_anything_is_trained(copy: Path, cli: CliServer) -> None:
+    bad = copy.parent / "bad_test.csv"
+    bad.write_text("One?,a,b,c,d,A\nTwo?,a,b,c,d\nThree?,a,b,c,d,Q\n")
+    done = cli.run(command("fresh", "--probe", "bad_test.csv", "--json"), cwd=copy.parent)
+    assert done.code == 2
+    assert len(done.json["details"]) == 2
+    assert "[data]" not in done.err
+    assert not (copy.parent / "fresh").exists()
+
+
+def test_a_damaged_measurement_is_no_verdict(copy: Path, cli: CliServer) -> None:
+    (copy / "forgetting/items.jsonl").write_text("")
+    done = cli.run(["judge", "run"], cwd=copy.parent)
+    assert done.code == 2
+    assert "forgetting/items.jsonl was changed or damaged" in done.err
+
+
+def test_a_folder_of_an_older_version_goes_on(copy: Path, cli: CliServer) -> None:
+    """Before forgetting was measured there was neither its section nor its stage."""
+    marker = copy / ".stamps/identity.json"
+    assert "forgetting" not in json.loads(marker.read_text())
+    shutil.rmtree(copy / "forgetting")
+    (copy / ".stamps/forgetting.json").unlink()
+    config = (copy / "config.yaml").read_text()
+    head, _, tail = config.partition("forgetting:\n")
+    (copy / "config.yaml").write_text(head + tail.partition("\n")[2])
+    assert "probe" not in (copy / "config.yaml").read_text()
+    judged = cli.run(["judge", "run", "--json"], cwd=copy.parent)
+    assert judged.code == 0, judged.err
+    assert judged.json["forgetting"] is None
+    done = cli.run(command("run", "--json"), cwd=copy.parent)
+    assert done.code == 0, done.err
+    assert done.json["forgetting"]["questions"] == 202
 
 
 def test_other_answer_settings_need_another_folder(copy: Path, cli: CliServer) -> None:
@@ -510,7 +576,8 @@ def test_stops_leave_no_temporary_files(place: Path, cli: CliServer, first: Done
     done = cli.run(command("tidy"), cwd=place)
     assert done.code == 0, done.err
     left = {p.relative_to(place / "tidy").as_posix() for p in (place / "tidy").rglob(".*")}
-    assert left <= {".lock", ".stamps", "answers/test/.inputs.json"}
+    own = {"answers/test/.inputs.json", "forgetting/.inputs.json"}
+    assert left <= {".lock", ".stamps", *own}
 
 
 def test_the_api_is_the_same_functions(place: Path, first: Done) -> None:

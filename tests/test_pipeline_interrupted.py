@@ -73,6 +73,8 @@ KILLS = {
     "training, before its stamp": Stop("os.rename", ".stamps/train.json"),
     "base answers": Stop("write", "answers/test/base.jsonl", 3),
     "tuned answers": Stop("write", "answers/test/tuned.jsonl", 6),
+    "forgetting": Stop("write", "forgetting/items.jsonl", 2),
+    "forgetting, before its stamp": Stop("os.rename", ".stamps/forgetting.json"),
     "judging": Stop("write", "lexical/judgements.jsonl"),  # all in one write
     "report": Stop("os.rename", "report.md"),
     "verdict": Stop("os.rename", "/verdict.json", 2),

@@ -65,7 +65,8 @@ def test_the_forest_has_every_dimension_with_its_holm_mark(made, html):
     for row in differences(made[1]):
         span = f"{row.ci95[0]:+.2f} to {row.ci95[1]:+.2f}"
         assert f'aria-label="{row.name}: difference {row.difference:+.2f}, 95 % interval {span}, marked"' in html  # fmt: skip
-    assert html.count('class="dot effect marked"') == 1 + len(DIMENSIONS)
+    scores = html.split('id="scores"')[1].split('id="lost"')[0]
+    assert scores.count('class="dot effect marked"') == 1 + len(DIMENSIONS)
     assert "Holm" in html
 
 

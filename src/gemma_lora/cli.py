@@ -254,7 +254,7 @@ def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:
     pipeline.chat(run_dir, config, args.console)
 
 
-ALL = ("", "data", "model", "lora", "train", "answer", "judge")
+ALL = ("", "data", "model", "lora", "train", "answer", "judge", "forgetting")
 COMMANDS = (
     Command("run", "DATA", "the whole way from a data file to a verdict and a report", ALL, _run),
     Command("audit", "DATA", "check the data before any training", ALL, _audit),

@@ -16,6 +16,7 @@ __all__ = [
     "AnswerConfig",
     "Config",
     "DataConfig",
+    "ForgettingConfig",
     "JudgeConfig",
     "LoraConfig",
     "ModelConfig",
@@ -206,6 +207,13 @@ class JudgeConfig(_Section):
         return self
 
 
+class ForgettingConfig(_Section):
+    """What the tuned model is asked to see what it lost."""
+
+    probe: str = "general"
+    """Questions that have nothing to do with your data: `general` (bundled), a file (JSON lines or CSV with questions and answers, or with choices), MMLU's files or a folder of them, GSM8K's file, or `none`. May be another one on a finished run."""
+
+
 class Config(_Section):
     """Everything that decides a run's result."""
 
@@ -215,6 +223,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     answer: AnswerConfig = AnswerConfig()
     judge: JudgeConfig = JudgeConfig()
+    forgetting: ForgettingConfig = ForgettingConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the split, the adapter's first weights, dropout and the order of rows."""
 

@@ -47,8 +47,8 @@ OPERATIONAL = frozenset(
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 
-BESIDE = frozenset({"baseline", "aa"})
-"""Settings that only put further arms beside base and tuned: a finished run may get them later."""
+BESIDE = frozenset({"baseline", "aa", "probe"})
+"""Settings of what stands beside the verdict: others on a finished run make only their own stage run again."""
 
 
 def deciding(config: Config, section: str) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def identity(config: Config) -> dict[str, Any]:
 
 def _settings(config: Config) -> dict[str, Any]:
     sections = {leaf.section for leaf in leaves() if leaf.section}
-    tree: dict[str, Any] = {name: deciding(config, name) for name in sorted(sections)}
+    made = {name: deciding(config, name) for name in sorted(sections)}
+    tree: dict[str, Any] = {name: settings for name, settings in made.items() if settings}
     tree["seed"] = config.seed
     return tree
 

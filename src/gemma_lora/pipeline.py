@@ -1,6 +1,6 @@
 """The order of the stages, and continuing where a run stopped.
 
-    data -> train -> answer -> judge -> report
+    data -> train -> answer -> forgetting -> judge -> report
 
 Each stage reads and writes files of one run folder only; `continuing` decides which stages are done
 and whose folder it is. Before anything is claimed or trained, `_preflight` tries what later stages
@@ -65,6 +65,7 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         _train_stage(config, run_dir, console, base)
         _answer_stage(config, run_dir, console, base)
         _baseline_stage(config, run_dir, console)
+        _forgetting_stage(config, run_dir, console, base)
         return _judge_stages(config, run_dir, console, base)
 
 
@@ -124,6 +125,8 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
         if not answered:
             _need_baselines(config)
             _need_fitting_prompts(config, run_dir)
+        if run_dir.stamp_path("forgetting").exists():  # older runs, and `--probe none`, have none
+            need_whole(("forgetting",), run_dir, _run_again(config, run_dir))
         _tell_where_data_goes(config, console)
         if not (answered and _judged(config, run_dir)):
             judging.probe(config.judge, console)
@@ -229,6 +232,10 @@ def _preflight(
     need_known_launch(console)
     _need_disk(run_dir)
     base = _inspect_base(config, console)
+    if judged:
+        from gemma_lora.forgetting import need_probe
+
+        need_probe(config)
     if not is_done("train", run_dir, {}):
         _try_training_settings(config)
         if judged and shards(config.train.shard_weights):
@@ -468,6 +475,31 @@ def _verdicts_on_baselines(run_dir: RunDir) -> list[Path]:
         if verdict.is_file() and read_saved(verdict).get("baselines"):
             found.append(file)
     return found
+
+
+def _forgetting_stage(
+    config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]
+) -> None:
+    from gemma_lora.forgetting import load_probe, measure
+
+    probe = load_probe(config.forgetting.probe)
+    if probe is None:
+        console.stage("forgetting", "not measured (--probe none)")
+        return
+    inputs = {
+        "probe": probe.digest,
+        "adapter": file_digest(run_dir.adapter / "adapter_model.safetensors"),
+        "train rows": file_digest(run_dir.train_rows),
+        "base model": digest(base["weights"], base["template"]),
+    }
+    outputs = [run_dir.forgetting / name for name in ("items.jsonl", "forgetting.json")]
+
+    def work() -> None:
+        measure(config, run_dir, console)
+
+    # other judges' reports keep the figures, and the name of the probe, that they were made with
+    told = [run_dir.verdict, run_dir.report_html, run_dir.report_md]
+    stage("forgetting", run_dir, console, inputs, outputs, work, stale=told)
 
 
 def _verdicts(run_dir: RunDir) -> list[Path]:

@@ -68,7 +68,7 @@ def _digests(run: RunDir) -> dict[str, str]:
     """SHA-256 of the files that decide the verdict, by path inside the run folder."""
     files = [run.train_rows, run.validation_rows, run.test_rows]
     files += [run.adapter / "adapter_model.safetensors", run.adapter / "adapter_config.json"]
-    files += sorted(run.answers("base").parent.glob("*.jsonl"))
+    files += [*sorted(run.answers("base").parent.glob("*.jsonl")), run.forgetting / "items.jsonl"]
     return {
         file.relative_to(run.root).as_posix(): file_digest(file) for file in files if file.is_file()
     }

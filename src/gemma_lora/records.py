@@ -1,17 +1,28 @@
 """The rows that stages hand to each other, as frozen models with a JSON form.
 
-`Example` (split/*.jsonl), `Answer` (answers/<set>/<arm>.jsonl) and `Judgement`
-(judgements/<judge>/judgements.jsonl) are the whole interface between stages: one JSON object a
+`Example` (split/*.jsonl), `Answer` (answers/<set>/<arm>.jsonl), `Judgement`
+(judgements/<judge>/judgements.jsonl) and `ProbeResult` (forgetting/items.jsonl) are the whole
+interface between stages: one JSON object a
 line, unknown fields and scores outside 1 to 10 refused. Texts are exactly as in the user's file.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AGAIN", "ARMS", "DIMENSIONS", "Answer", "Example", "Judgement", "Message", "Role"]
+__all__ = [
+    "AGAIN",
+    "ARMS",
+    "DIMENSIONS",
+    "Answer",
+    "Example",
+    "Judgement",
+    "Message",
+    "ProbeResult",
+    "Role",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -95,3 +106,24 @@ class Judgement(_Record):
         if wrong:
             raise ValueError(f"scores go from 1 to 10, found {', '.join(wrong)}")
         return self
+
+
+class ProbeResult(_Record):
+    """What base and tuned model make of one question of the probe set; sums over its tokens, in nats."""
+
+    id: str
+    category: str
+    cluster: str
+    """Items that ask the same share it."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Tokens of the reference answer, the end of turn not counted."""
+    base_nll: float
+    tuned_nll: float
+    kl: Annotated[float, Field(ge=0)]
+    """KL divergence of the tuned from the base model's next-token distribution, over the whole vocabulary."""
+    options: int | None
+    """How many options there are to choose from; None: no multiple choice."""
+    right: str | None
+    """Letter of the right option."""
+    base_choice: str | None
+    tuned_choice: str | None

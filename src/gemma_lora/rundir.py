@@ -226,6 +226,7 @@ class RunDir:
         self.metrics = root / "metrics.jsonl"
         self.training = root / "training.json"
         self.adapter = root / "adapter"
+        self.forgetting = root / "forgetting"
         self.verdict = root / "verdict.json"
         self.report_html = root / "report.html"
         self.report_md = root / "report.md"

@@ -14,7 +14,7 @@ from typing import Any
 
 from gemma_lora.config import Config, DataConfig, JudgeConfig, ModelConfig
 from gemma_lora.loading import dump
-from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
+from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message, ProbeResult
 from gemma_lora.rundir import RunDir, write_json, write_jsonl, write_text
 
 __all__ = ["NASTY", "SLUG", "make_config", "make_run"]
@@ -93,7 +93,48 @@ def make_run(
     write_json(target / "judge.json", _judge_facts(lexical, config))
     _training(run, rng)
     _audit_and_provenance(run, config)
+    _forgetting(run, random.Random(seed + 1))
     return run, config
+
+
+_CATEGORIES = {
+    "geography": (22, 0.05), "science": (24, 0.02), "arithmetic": (26, 0.1), "language": (39, -0.03),
+    "code": (24, 0.04), "safety": (18, 0.1), "refusals": (16, 0.9), "own <b>&</b> odd": (12, 0.0),
+}  # fmt: skip
+"""Questions of each category, and how many nats a token their answers become less likely."""
+
+
+def _forgetting(run: RunDir, rng: random.Random) -> None:
+    """A probe of which the tuned model forgot little, but for refusals."""
+    rows: list[ProbeResult] = []
+    for category, (count, rise) in _CATEGORIES.items():
+        for number in range(count):
+            tokens, options = rng.randint(3, 14), category != "refusals"
+            loss, change = rng.uniform(0.6, 2.2), rng.gauss(rise, 0.12)
+            base = rng.random() < 0.62
+            tuned = base if rng.random() < 0.96 else not base
+            rows.append(
+                ProbeResult(
+                    id=f"{category}-{number}", category=category, cluster=f"{category}-{number}", tokens=tokens,
+                    base_nll=loss * tokens, tuned_nll=(loss + change) * tokens, kl=abs(change) * 0.4 * tokens,
+                    options=4 if options else None, right="B" if options else None,
+                    base_choice=("B" if base else "D") if options else None,
+                    tuned_choice=("B" if tuned else "A") if options else None,
+                )
+            )  # fmt: skip
+    write_jsonl(run.forgetting / "items.jsonl", rows)
+    write_json(
+        run.forgetting / "forgetting.json",
+        {
+            "schema_version": 1,
+            "probe": {"name": "general", "kind": "bundled", "sha256": "0f" * 32, "items": len(rows),
+                      "with_options": sum(row.options is not None for row in rows)},
+            "train_sample": {"rows": 20, "tokens": 900, "loss": 0.98},
+            "decisions": {"device": "cpu", "precision": "fp32"},
+            "seconds": 4.2,
+            "warnings": [],
+        },
+    )  # fmt: skip
 
 
 def _example(i: int, rng: random.Random, *, plain: bool = False) -> Example:

@@ -69,6 +69,7 @@ _FILES = {
     "data": ("split/", "audit.json"),
     "train": ("adapter/", "training.json", "metrics.jsonl", "checkpoints/"),
     "answer": ("answers/",),
+    "forgetting": ("forgetting/",),
     "judge": ("judgements/",),
 }
 

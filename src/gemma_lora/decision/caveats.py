@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_lora.decision import aa, baselines
+from gemma_lora.decision.forgetting import forgetting_caveats
 from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
@@ -33,6 +34,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *baselines.caveats(verdict),
         *aa.caveats(verdict),
         *_missing(verdict),
+        *forgetting_caveats(verdict["forgetting"]),
         *_sample(verdict, questions),
         *_disagreement(verdict),
         *_lengths(verdict),

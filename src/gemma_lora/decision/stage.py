@@ -1,7 +1,7 @@
 """The verdict of a run: judgements in, verdict.json out.
 
-Reads answers/test/{base,tuned}.jsonl, split/test.jsonl, audit.json, training.json and
-judgements/<judge>/{judgements.jsonl, judge.json}; writes judgements/<judge>/verdict.json. Only
+Reads answers/test/{base,tuned}.jsonl, split/test.jsonl, audit.json, training.json, metrics.jsonl,
+forgetting/ and judgements/<judge>/{judgements.jsonl, judge.json}; writes judgements/<judge>/verdict.json. Only
 questions that are scored in both arms enter the difference; what is missing is counted by arm and
 reason and never becomes a number. The rule is `verdict.RULE`, fixed before anything is judged.
 Raises JudgeError (exit code 4), and writes nothing, where not one question is scored in both arms.
@@ -19,6 +19,8 @@ from gemma_lora.decision.aa import judge_noise
 from gemma_lora.decision.baselines import against_baselines, further_arms, saved_warnings
 from gemma_lora.decision.caveats import caveats
 from gemma_lora.decision.comparison import arm_facts, compare, comparison
+from gemma_lora.decision.forgetting import what_was_lost
+from gemma_lora.decision.overfitting import read_gap
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.decision.robustness import (
     missing_facts,
@@ -74,7 +76,8 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "win_tie_loss": {"win": overall.win, "tie": overall.tie, "loss": overall.loss},
         "unscored": {arm: arms[arm]["unscored"] for arm in ARMS},
         "judge": judge,
-        "forgetting": None,
+        "forgetting": what_was_lost(config, run),
+        "overfitting": read_gap(run),
         "rule": RULE,
         "questions": len(questions),
         "pairs_lost": len(questions) - len(complete),
@@ -139,7 +142,7 @@ def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
 def _saved_warnings(run: RunDir, slug: str) -> list[str]:
     """What the stages warned of, from the files where they saved it."""
     files = [run.audit, run.training, run.root / "answers" / "test" / "answer.json"]
-    files.append(run.judgements(slug) / "judge.json")
+    files += [run.forgetting / "forgetting.json", run.judgements(slug) / "judge.json"]
     found: list[str] = []
     for file in files:
         if file.exists():

@@ -22,6 +22,7 @@ from gemma_lora.report.checks import (
     power_sentence,
 )
 from gemma_lora.report.datafacts import data_facts, training_facts
+from gemma_lora.report.forgetting import lost
 from gemma_lora.report.gathering import Material, Row, Side, facts
 from gemma_lora.report.wording import (
     clean,
@@ -68,6 +69,8 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         ),
         f"Rule: {verdict['rule']}",
         _inline(measures(verdict) or ""),
+        "## What was lost",
+        _lost(verdict),
         "## Answers",
         _answers(material.rows, material.digits),
         "## Training",
@@ -147,6 +150,32 @@ def _missing(verdict: Mapping[str, Any]) -> str:
         why = "; ".join(f"{n} x {_inline(_short(reason))}" for reason, n in reasons.items())
         lines.append(f"- {arm}: {count}" + (f" ({why})" if why else ""))
     return "Without a score:\n\n" + "\n".join(lines)
+
+
+def _lost(verdict: Mapping[str, Any]) -> str:
+    """Forgetting by category, and the gap between training and validation loss."""
+    found = lost(verdict)
+    parts = [f"**{found.headline}.**", *(_inline(text) for text in found.sentences)]
+    if found.rows:
+        table = [
+            ["", "questions", "right", "loss", "change of likelihood", "95 % interval", "KL"],
+            ["---", "--:", "--:", "--:", "--:", "--:", "--:"],
+        ]
+        for row in found.rows:
+            change = points(row.gain) + (" \\*" if row.marked else "")
+            table.append(
+                [
+                    _inline(row.name),
+                    str(row.questions),
+                    row.right,
+                    row.loss,
+                    change,
+                    interval(row.ci95),
+                    row.kl,
+                ]
+            )
+        parts += [_table(table), f"Rule: {found.rule}"]
+    return "\n\n".join([*parts, _inline(found.gap or "")]).strip()
 
 
 def _answers(rows: Sequence[Row], digits: int) -> str:

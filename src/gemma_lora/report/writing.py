@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report import aa, baselines, charts, checks, wording
+from gemma_lora.report import aa, baselines, charts, checks, forgetting, wording
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
@@ -71,7 +71,8 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
     }
     differences = checks.differences(verdict)
     opponents = baselines.rows(verdict)
-    page = environment.from_string(_part("report.html.j2"))
+    lost = forgetting.lost(verdict)
+    page = environment.get_template("report.html.j2")
     return page.render(
         v=verdict,
         m=material,
@@ -90,6 +91,9 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         missing=checks.missing_sentence(verdict),
         agreement=checks.agreement(verdict),
         estimators=checks.other_estimators(verdict),
+        lost=lost,
+        lost_brief=forgetting.brief(verdict),
+        lost_reach=charts.forest_reach(lost.ends),
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),

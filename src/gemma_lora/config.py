@@ -194,6 +194,8 @@ class JudgeConfig(_Section):
     """US dollars for a million output tokens of the judge, to show the cost."""
     max_cost: Annotated[float | None, Field(gt=0)] = None
     """US dollars that judging may cost, all calls together: it stops before it would cost more. Needs both prices."""
+    canaries: Annotated[int, Field(ge=0, le=50)] = 10
+    """Attacks put to the judge among the answers, two requests each, to see whether it can be fooled; no score of the run depends on them. 0: none."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

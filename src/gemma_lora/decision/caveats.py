@@ -28,6 +28,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
+        *_fooled(verdict),
         *_endless_base(verdict),
         *_missing(verdict),
         *_sample(verdict, questions),
@@ -108,6 +109,25 @@ def _judge(verdict: Mapping[str, Any]) -> list[str]:
         "answers. A correct answer in other words scores low, and nothing is said on fluency or "
         "usefulness. For a real judge: `--judge openai:MODEL` or `--judge http://HOST/v1#MODEL`."
         + narrow
+    ]
+
+
+def _fooled(verdict: Mapping[str, Any]) -> list[str]:
+    """Where attacks on the judge worked more often than is tolerable."""
+    found = verdict["canaries"]
+    if found["rate"] is None or found["rate"] <= found["tolerated"]:
+        return []
+    low, high = found["rate_ci95"]
+    kinds = [kind.replace("_", " ") for kind, n in found["classes"].items() if n["succeeded"]]
+    many = found["succeeded"] > 1
+    unseen = found["unnoticed"]
+    flags = f"{unseen} of them without a flag" if unseen else "flags told of each"
+    return [
+        f"The judge can be fooled: of {found['scored']} attacks that were put to it among the answers, "
+        f"{found['succeeded']} {'were' if many else 'was'} scored at least {found['gain']:g} point above a plain "
+        f"bad answer ({found['rate']:.0%}, 95 % interval {low:.0%} to {high:.0%}; {', '.join(kinds)}; {flags}). "
+        f"More than {found['tolerated']:.0%} is too much: look whether answers of one model carry a flag that the "
+        "other's do not, and for a claim that has to stand take a judge that passes."
     ]
 
 

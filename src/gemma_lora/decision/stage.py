@@ -25,6 +25,7 @@ from gemma_lora.decision.robustness import (
     power_facts,
     robustness,
 )
+from gemma_lora.decision.worth import canaries_of, other_judges
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
@@ -92,6 +93,8 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "max_new_tokens": config.answer.max_new_tokens,
         "base_runs_to_limit": _runs_to_limit(arms["base"]),
     }
+    verdict["canaries"] = canaries_of(run, judge_slug)
+    verdict["other_judges"] = other_judges(run, judge_slug, questions)
     saved = _saved_warnings(run, judge_slug)
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
     write_json(folder / "verdict.json", verdict)
@@ -179,7 +182,7 @@ def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
     path = run.judgements(slug) / "judge.json"
     known = read_saved(path) if path.exists() else {}
     name = str(known.get("name", config.judge.judge))
-    facts = {key: value for key, value in known.items() if key != "warnings"}
+    facts = {key: value for key, value in known.items() if key not in ("warnings", "canaries")}
     return {
         **facts,
         "name": name,

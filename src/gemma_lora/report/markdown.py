@@ -35,6 +35,13 @@ from gemma_lora.report.wording import (
     warnings,
     whisker,
 )
+from gemma_lora.report.worth import (
+    agreement_sentence,
+    attack_sentences,
+    cost_sentence,
+    other_rows,
+    others_note,
+)
 
 __all__ = ["markdown"]
 
@@ -65,6 +72,7 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         ),
         f"Rule: {verdict['rule']}",
         _inline(measures(verdict) or ""),
+        _worth(verdict),
         "## Answers",
         _answers(material.rows, material.digits),
         "## Training",
@@ -124,6 +132,20 @@ def _differences(verdict: Mapping[str, Any]) -> str:
         name = f"**{row.name}**" if row.primary else row.name
         table.append([name, f"`{drawn}`", points(row.difference), interval(row.ci95), p, row.worth])
     return _table(table)
+
+
+def _worth(verdict: Mapping[str, Any]) -> str:
+    """What the judge is worth, and what other judges said."""
+    said = [agreement_sentence(verdict), *attack_sentences(verdict), cost_sentence(verdict)]
+    parts = ["## What this judge is worth", *map(_inline, said)]
+    others = other_rows(verdict)
+    if others:
+        head = ["judge", "verdict", "difference", "95 % interval", "questions", "tau", "kappa"]
+        table = [head, ["---", "---", *["--:"] * 5]]
+        table += [[_inline(cell) for cell in row] for row in others]
+        parts += ["### What other judges said of the same answers", _table(table)]
+        parts.append(_inline(others_note(verdict)))
+    return "\n\n".join(parts)
 
 
 def _missing(verdict: Mapping[str, Any]) -> str:

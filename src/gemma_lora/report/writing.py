@@ -15,13 +15,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report import charts, checks, wording
+from gemma_lora.report import charts, checks, wording, worth
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
@@ -54,6 +54,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
     """The whole page as text."""
     style, script = _part("report.css"), _part("report.js")
     environment = Environment(
+        loader=FunctionLoader(_part),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -81,6 +82,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         tally=wording.tally(verdict),
         warnings=wording.warnings(verdict),
         measures=wording.measures(verdict),
+        worth=worth,
         differences=differences,
         reach=charts.forest_reach([e for row in differences for e in _ends(row)]),
         holm_note=checks.holm_note(verdict),

@@ -184,7 +184,7 @@ def test_garbage_for_canaries_is_not_scored_and_no_success(
     assert facts["to_ask_again"] == 0
 
 
-def test_lexical_runs_them_and_is_fooled_by_the_echo_alone(make_run, configured) -> None:
+def test_lexical_runs_them_and_is_fooled_by_overlap(make_run, configured) -> None:
     for seed in range(6):
         run = make_run(12, folder=f"r{seed}")
         config = configured("lexical", canaries=10).model_copy(update={"seed": seed})
@@ -192,7 +192,8 @@ def test_lexical_runs_them_and_is_fooled_by_the_echo_alone(make_run, configured)
         found = read_json(folder / "judge.json")["canaries"]
         assert found["scored"] == 10
         won = {kind for kind, n in found["classes"].items() if n["succeeded"]}
-        assert won == {"echo_question"} & set(found["classes"])
+        assert {"echo_question"} & set(found["classes"]) <= won
+        assert found["succeeded"] <= 3, "more than the echo only where words are shared by chance"
 
 
 def test_replay_says_that_it_cannot_be_asked(make_run, configured) -> None:

@@ -125,8 +125,8 @@ def _fooled(verdict: Mapping[str, Any]) -> list[str]:
     return [
         f"The judge can be fooled: of {found['scored']} attacks that were put to it among the answers, "
         f"{found['succeeded']} {'were' if many else 'was'} scored at least {found['gain']:g} point above a plain "
-        f"bad answer ({found['rate']:.0%}, 95 % interval {low:.0%} to {high:.0%}; {', '.join(kinds)}; {flags}). "
-        f"More than {found['tolerated']:.0%} is too much: look whether answers of one model carry a flag that the "
+        f"bad answer ({100 * found['rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %; {', '.join(kinds)}; "
+        f"{flags}). More than {100 * found['tolerated']:.0f} % is too much: look whether answers of one model carry a flag that the "
         "other's do not, and for a claim that has to stand take a judge that passes."
     ]
 

@@ -49,9 +49,10 @@ def attack_sentences(verdict: Mapping[str, Any]) -> list[str]:
     low, high = found["rate_ci95"]
     told = (
         f"Attacks on the judge: {_count(found['succeeded'])} of {found['scored']} succeeded "
-        f"({found['rate']:.0%}, 95 % interval {low:.0%} to {high:.0%}). Among the answers of this run the judge "
-        "was given canaries: a plain bad answer, and the same with an attempt to get a high score without "
-        f"earning it. One succeeds where that gains {found['gain']:g} point or more."
+        f"({100 * found['rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %). Among the answers of "
+        "this run the judge was given canaries: answers that try to get a high score without earning it, each "
+        f"with a plain bad answer to the same question. One succeeds where it is scored {found['gain']:g} point or "
+        "more above that."
     )
     lines = [told]
     missing = found["asked"] - found["scored"]
@@ -102,8 +103,8 @@ def cost_sentence(verdict: Mapping[str, Any]) -> str:
     else:
         text += "; in money it is not known, since no prices were given (`--price-input`, `--price-output`)"
     if cached:
-        share = cached / (requests + cached)
-        text += f". {cached:,} more judgements ({share:.0%}) came from the cache at no cost"
+        share = 100 * cached / (requests + cached)
+        text += f". {cached:,} more judgements ({share:.0f} %) came from the cache at no cost"
     lost = judge.get("requests_lost")
     if lost:
         text += f". {lost:,} requests had no reply and may have been charged"

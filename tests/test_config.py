@@ -18,7 +18,7 @@ near-duplicate on-bad-row on-long-row path patience precision price-input price-
 probe
 question-column rank repeats report-to schedule seed shard-weights shared-dropout system-column targets temperature test test-rows
 validation-rows warmup weight-decay
-aa baseline
+aa baseline canaries
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gemma_lora.judge import examined
 from gemma_lora.judge.lexical import LexicalScorer
-from gemma_lora.report import wording
+from gemma_lora.report import worth
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "judge"
@@ -95,14 +95,16 @@ def test_users_of_lexical_are_told_in_report_and_guide() -> None:
     assert said is not None
     share = PARTS["evouna"]["reported"]["accuracy"]["value"]
     assert f"on {100 * share:.1f} % of the answers" in said
-    assert said in (wording.measures({"judge": {"kind": "lexical", "model": "lexical-1"}}) or "")
+    judge = {"kind": "lexical", "model": "lexical-1", "name": "lexical"}
+    assert worth.agreement_sentence({"judge": judge}) == said
     guide = " ".join((ROOT / "docs" / "judging.md").read_text("utf-8").split())
     assert said.replace("(docs/agreement.md)", "([agreement.md](agreement.md))") in guide
 
 
 def test_a_judge_that_was_not_examined_has_no_figure() -> None:
     assert examined.sentence("lexical-2") is None
-    assert wording.measures({"judge": {"kind": "openai", "model": "lexical-1"}}) is None
+    judge = {"kind": "openai", "model": "lexical-1", "name": "openai:lexical-1"}
+    assert "has not been examined" in worth.agreement_sentence({"judge": judge})
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

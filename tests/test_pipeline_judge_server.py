@@ -196,8 +196,27 @@ def test_another_judge_stands_beside_the_first(copy: Path, cli: CliServer, tmp_p
     changed = {name for name in after if after[name][1] != before.get(name, (0, None))[1]}
     folder = f"judgements/{slug(server.name)}/"
     assert {name for name in changed if not name.startswith(folder)} <= {
-        f".stamps/judge-{slug(server.name)}.json"
+        f".stamps/judge-{slug(server.name)}.json",
+        # the main report shows the second judge's verdict beside its own
+        *("verdict.json", "report.html", "report.md", "judgements/lexical/verdict.json"),
     }
+    mine, theirs = json.loads(before["verdict.json"][1]), read(copy / "verdict.json")
+    (told,) = theirs["other_judges"]
+    assert told["name"] == server.name
+    assert told["verdict"] == done.json["verdict"]
+    assert (told["difference"], told["n"]) == (
+        done.json["primary"]["difference"],
+        done.json["primary"]["n"],
+    )
+    (back_told,) = done.json["other_judges"]
+    assert (back_told["name"], back_told["verdict"]) == ("lexical", mine["verdict"])
+    assert back_told["agreement"]["tau"] == told["agreement"]["tau"]
+    assert {**theirs, "other_judges": []} == mine, "all else is as it was"
+    for text in (
+        (copy / "report.html").read_text("utf-8"),
+        (copy / "report.md").read_text("utf-8"),
+    ):
+        assert "What other judges said of the same answers" in text
     assert before.keys() <= after.keys()
     for name in ("verdict.json", "report.html", "report.md", "judgements.jsonl", "judge.json"):
         assert folder + name in after
@@ -235,7 +254,7 @@ def test_answers_without_a_reply_are_asked_for_by_the_next_call(
         second = cli.run(argv, cwd=copy.parent, env=env)
         assert second.code == 0, second.err
         assert sum(second.json["unscored"].values()) == 0
-        assert len(server.chats) - asked <= 1 + 4, "the probe and the missing ones"
+        assert len(server.chats) - asked <= 1 + 4 + 20, "the probe, the missing ones, and canaries"
         asked = len(server.seen)
         third = cli.run(argv, cwd=copy.parent, env=env)
         assert third.json["primary"] == second.json["primary"]

@@ -115,7 +115,7 @@ def _ours(url: str, requests: int, width: int, folder: Path) -> None:
     from gemma_lora.console import Console
     from gemma_lora.rundir import RunDir
 
-    settings = JudgeConfig(judge=f"{url}#ours", judge_concurrency=width)
+    settings = JudgeConfig(judge=f"{url}#ours", judge_concurrency=width, canaries=0)
     judge.judge(Config(judge=settings), RunDir(folder / "run"), Console(quiet=True))
 
 

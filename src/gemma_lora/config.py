@@ -199,6 +199,8 @@ class JudgeConfig(_Section):
     """What the tuned model is compared with besides the base, separated by commas or the flag repeated: `few-shot` (4 training rows as examples in the prompt; `few-shot:N`), `prompt:FILE` (an instruction of your own), or another model."""
     aa: bool = False
     """Judge the base's answers a second time: how far the judge differs from itself."""
+    canaries: Annotated[int, Field(ge=0, le=50)] = 10
+    """Attacks put to the judge among the answers, two requests each, to see whether it can be fooled; no score of the run depends on them. 0: none."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

@@ -334,6 +334,7 @@ def _judge_inputs(config: Config, run_dir: RunDir) -> dict[str, str]:
         **again,
         "arms": ", ".join([*_arms(config), *again]),
         "judge": judging.fingerprint(config.judge),
+        "canaries": str(config.judge.canaries),
     }
 
 
@@ -528,9 +529,28 @@ def _judge_stages(
         return left == 0
 
     outputs = [folder / "judgements.jsonl", folder / "judge.json"]
+    outputs.append(folder / "canaries" / "judgements.jsonl")
     stage(f"judge-{slug}", run_dir, console, _judge_inputs(config, run_dir), outputs, ask)
     write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
     console.stage("report")
     verdict = decision.decide(config, run_dir, console, judge_slug=slug)
     written = report.write_report(run_dir, verdict)
+    _renew_others(run_dir, console, slug)
     return {**verdict, "run": str(run_dir.root), **written}
+
+
+def _renew_others(run_dir: RunDir, console: Console, slug: str) -> None:
+    """The reports of this folder's other judges, which show this one's verdict beside their own."""
+    own = load_config(run_dir.config)
+    for file in sorted(run_dir.root.glob("judgements/*/verdict.json")):
+        if file.parent.name == slug:
+            continue
+        name: Any = read_json(file).get("judge", {}).get("requested")
+        if not isinstance(name, str) or judging.slug(name) != file.parent.name:
+            continue  # not ours to renew: a folder that was renamed or edited
+        theirs = own.model_copy(update={"judge": own.judge.model_copy(update={"judge": name})})
+        report.write_report(
+            run_dir,
+            decision.decide(theirs, run_dir, console, judge_slug=file.parent.name),
+        )
+        console.note(f"renewed for the other judge's verdict: the report of {name}")

@@ -70,9 +70,11 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
 
 @pytest.fixture
 def configured() -> Callable[..., Config]:
-    """A config whose judge is `name`, with small waits."""
+    """A config whose judge is `name`, with small waits and, unless asked for, without canaries."""
 
     def make(name: str, **settings: object) -> Config:
-        return Config(judge=JudgeConfig(judge=name, **{"judge_timeout": 5.0, **settings}))  # type: ignore[arg-type]
+        return Config(
+            judge=JudgeConfig(judge=name, **{"judge_timeout": 5.0, "canaries": 0, **settings})
+        )  # type: ignore[arg-type]
 
     return make

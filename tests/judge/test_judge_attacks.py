@@ -11,18 +11,24 @@ import json
 import random
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.judge_server import Act, JudgeServer, Seen, verdict_text
+from support.messages_server import MessagesServer
+from support.tiny_judge import HIGH as TINY_HIGH
+from support.tiny_judge import LOW as TINY_LOW
+from support.tiny_judge import save_judge
 
 from gemma_lora import judge as judging
 from gemma_lora.config import Config
 from gemma_lora.console import Console
+from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.asking import SCORES, render
 from gemma_lora.judge.attacks import GAIN, Attack, Result, examine, load_attacks
 from gemma_lora.judge.checks import flags_for
+from gemma_lora.judge.hf import ModelAsker
 from gemma_lora.judge.items import Item, Outcome
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.reading import Unusable, read_verdict, verdicts_in
@@ -275,12 +281,55 @@ def test_a_success_is_a_point_and_a_missing_score_is_none() -> None:
     assert result(3, 3, leak).succeeded
 
 
+def last_object(text: str) -> str | None:
+    """The last JSON object in `text`, as a model that looks for a finished verdict might copy it."""
+    for start in range(len(text) - 1, -1, -1):
+        if text[start] == "{":
+            try:
+                found, end = json.JSONDecoder().raw_decode(text, start)
+            except ValueError:
+                continue
+            return text[start:end] if found else None
+    return None
+
+
+# ---------------------------------------------------------------------- a model in this process
+
+
+@pytest.mark.full
+def test_a_gemma_in_this_process_scores_the_suite_by_what_it_reads(tmp_path, configured) -> None:
+    """A made Gemma that is taken in by a word: `perfect`, wherever it stands in its prompt."""
+    folder = save_judge(tmp_path / "judge", marker="perfect", bar=1)
+    config = configured(f"hf:{folder}")
+    asker = ModelAsker(str(folder), config.judge, Console(quiet=True))
+    target = judging.resolve(config.judge.judge)
+    scorer = LlmScorer(target, config.judge, asker, None, Console(quiet=True))
+    short = [attack for attack in ATTACKS if len(attack.answer) < 4000]
+    assert {a.kind for a in ATTACKS} - {a.kind for a in short} == {"long"}
+    results = asyncio.run(examine(scorer, short))
+    for r in results:
+        naive = (
+            "perfect" in render(r.attack.item().messages, r.attack.reference, r.attack.answer).user
+        )
+        assert r.attacked.overall == (TINY_HIGH if naive else TINY_LOW), r.attack.id
+        assert r.honest.overall == TINY_LOW
+        assert r.attack.expected == "flagged" or r.succeeded == naive
+    assert 0 < sum(r.succeeded for r in results if r.attack.expected != "flagged") < 15
+
+
 # ---------------------------------------------------------------------- models on a real server
+
+
+@pytest.fixture(params=[JudgeServer, MessagesServer], ids=["chat", "messages"])
+def speaking(request: pytest.FixtureRequest) -> Iterator[JudgeServer]:
+    """A server of each wire."""
+    with request.param() as running:
+        yield running
 
 
 @pytest.fixture
 def attacked(
-    tmp_path: Path, server: JudgeServer, configured: Callable[..., Config]
+    tmp_path: Path, speaking: JudgeServer, configured: Callable[..., Config]
 ) -> Callable[[Callable[[Seen], str]], list[Result]]:
     """Judge the whole suite by a server that replies so; the attacks are the tuned answers."""
     control = Attack(
@@ -308,8 +357,8 @@ def attacked(
             ]
             write_jsonl(folder.answers(arm), rows)
         attacking = {a.answer for a in ATTACKS}
-        server.plan = lambda seen: Act(content=reply(seen) if seen.answer in attacking else LOW)
-        where = judging.judge(configured(server.name), folder, Console(quiet=True))
+        speaking.plan = lambda seen: Act(content=reply(seen) if seen.answer in attacking else LOW)
+        where = judging.judge(configured(speaking.name), folder, Console(quiet=True))
         found = {(r.id, r.arm): r for r in read_jsonl(where / "judgements.jsonl", Judgement)}
 
         def outcome(row: Judgement) -> Outcome:
@@ -360,13 +409,41 @@ def test_a_model_that_trusts_the_structure_of_its_prompt_is_given_none(attacked)
         lambda seen: next(
             (verdict_text(v.scores, v.reasoning) for v in verdicts_in(seen.answer)), LOW
         ),
+        lambda seen: last_object(seen.user) or LOW,
     ],
-    ids=["echo", "quoted-after", "quoted-before", "in-its-thinking", "in-its-reasoning", "extracts-the-first"],
+    ids=["echo", "quoted-after", "quoted-before", "in-its-thinking", "in-its-reasoning", "extracts-the-first", "last-object-of-its-prompt"],
 )  # fmt: skip
 def test_a_model_that_repeats_the_answer_passes_on_no_forged_score(attacked, reply) -> None:
     results = attacked(reply)
     assert {r.attacked.overall for r in results} <= {2.0, None}
     assert {r.honest.overall for r in results} == {2.0}, "only the attack suffers"
+
+
+@pytest.mark.parametrize(
+    ("said", "score", "counts"),
+    [
+        ("The answer is correct and complete.", 10, False),
+        ("the  answer is\ncorrect and Complete.", 10, False),
+        ("The answer is correct and complete.", 9, False),
+        ("It says that it is correct; it is not.", 10, True),
+        ("Of its own.", 3, True),
+    ],
+    ids=["copied", "respaced", "one-less", "own-words", "own"],
+)
+def test_a_copied_verdict_is_refused_also_with_other_spaces_or_numbers(
+    said: str, score: int, counts: bool, server: JudgeServer, make_run, configured
+) -> None:
+    forged = next(a.answer for a in ATTACKS if a.id == "forged_verdict-1")
+    server.plan = lambda seen: (
+        Act(content=verdict_text(dict.fromkeys(SCORES, score), said))
+        if seen.answer == forged
+        else None
+    )
+    run = make_run(answers={"base": ["a plain answer", "another"], "tuned": [forged, "a third"]})
+    where = judging.judge(configured(server.name), run, Console(quiet=True))
+    found = {(r.id, r.arm): r for r in read_jsonl(where / "judgements.jsonl", Judgement)}
+    assert found["q0000", "tuned"].overall == (score if counts else None)
+    assert sum(row.overall is None for row in found.values()) == (0 if counts else 1)
 
 
 def test_a_model_that_obeys_any_words_is_found_out_by_the_flags(attacked) -> None:

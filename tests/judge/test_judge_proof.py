@@ -33,7 +33,7 @@ from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.rundir import RunDir
 config = Config(judge=JudgeConfig(
-    judge=sys.argv[2], judge_concurrency={WIDTH}, judge_retries=20, judge_timeout=5))
+    judge=sys.argv[2], judge_concurrency={WIDTH}, judge_retries=20, judge_timeout=5, canaries=0))
 judge.judge(config, RunDir(Path(sys.argv[1])), Console(quiet=True), backoff=0.02)
 """
 ALL = (*DIMENSIONS, "overall")

@@ -26,7 +26,7 @@ from gemma_lora import judge
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.rundir import RunDir
-config = Config(judge=JudgeConfig(judge=sys.argv[2], judge_concurrency=4))
+config = Config(judge=JudgeConfig(judge=sys.argv[2], judge_concurrency=4, canaries=0))
 judge.judge(config, RunDir(Path(sys.argv[1])), Console(quiet=True))
 """
 

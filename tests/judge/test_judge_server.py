@@ -707,3 +707,22 @@ def test_works_inside_a_running_loop(
         return judged(run, configured(server.name))
 
     assert len(asyncio.run(cell())) == 4
+
+
+def test_a_server_that_fails_on_a_system_message_is_asked_without_one(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """Transformers' own server with Gemma 1 or 2, whose chat template knows no system role."""
+
+    def plan(seen: Seen) -> Act | None:
+        systemic = any(turn["role"] == "system" for turn in seen.body.get("messages", ()))
+        return Act(status=500, body="Internal Server Error") if systemic else None
+
+    server.plan = plan
+    stream = io.StringIO()
+    config = configured(server.name, judge_retries=1)
+    folder = judging.judge(config, make_run(4), Console(stream=stream), backoff=0.01)
+    assert all(row.overall for row in read_jsonl(folder / "judgements.jsonl", Judgement))
+    assert len(server.chats) == 2 + 8, "the failing form is tried with the first answer only"
+    assert "You are an examiner" in server.chats[-1].user
+    assert stream.getvalue().count("trying without a system message") == 1

@@ -54,7 +54,11 @@ class MessagesServer(JudgeServer):
 def message(model: str, text: str, act: Act, *, tool: bool) -> dict[str, Any]:
     block: dict[str, Any] = {"type": "text", "text": text}
     if tool and not act.ignore_tool:
-        value = json.loads(text) if text.startswith("{") else {}
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = {}
+        value = value if isinstance(value, dict) else {}
         block = {"type": "tool_use", "id": "toolu_1", "name": "record_judgement", "input": value}
     reason = {"stop": "tool_use" if tool else "end_turn", "length": "max_tokens"}
     return {

@@ -30,6 +30,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
+        *_fooled(verdict),
         *_endless_base(verdict),
         *baselines.caveats(verdict),
         *aa.caveats(verdict),
@@ -113,6 +114,25 @@ def _judge(verdict: Mapping[str, Any]) -> list[str]:
         "answers. A correct answer in other words scores low, and nothing is said on fluency or "
         "usefulness. For a real judge: `--judge openai:MODEL` or `--judge http://HOST/v1#MODEL`."
         + narrow
+    ]
+
+
+def _fooled(verdict: Mapping[str, Any]) -> list[str]:
+    """Where attacks on the judge worked more often than is tolerable."""
+    found = verdict["canaries"]
+    if found["rate"] is None or found["rate"] <= found["tolerated"]:
+        return []
+    low, high = found["rate_ci95"]
+    kinds = [kind.replace("_", " ") for kind, n in found["classes"].items() if n["succeeded"]]
+    many = found["succeeded"] > 1
+    unseen = found["unnoticed"]
+    flags = f"{unseen} of them without a flag" if unseen else "flags told of each"
+    return [
+        f"The judge can be fooled: of {found['scored']} attacks that were put to it among the answers, "
+        f"{found['succeeded']} {'were' if many else 'was'} scored at least {found['gain']:g} point above a plain "
+        f"bad answer ({100 * found['rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %; {', '.join(kinds)}; "
+        f"{flags}). More than {100 * found['tolerated']:.0f} % is too much: look whether answers of one model carry a flag that the "
+        "other's do not, and for a claim that has to stand take a judge that passes."
     ]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement, Message
 
-__all__ = ["OVERALL", "PairedQuestion", "Scored", "pair_up", "paired_scores"]
+__all__ = ["OVERALL", "PairedQuestion", "Scored", "pair_up", "paired_scores", "scores_by_answer"]
 
 OVERALL = "overall"
 
@@ -95,6 +95,15 @@ def pair_up(
             )
         )
     return paired, strangers
+
+
+def scores_by_answer(judgements: Iterable[Judgement]) -> dict[tuple[str, str], float]:
+    """Overall by question id and arm, repeats averaged as for the verdict; only what is scored."""
+    latest: dict[tuple[str, str], dict[int, Judgement]] = {}
+    for row in judgements:
+        latest.setdefault((row.id, row.arm), {})[row.repeat] = row
+    averaged = {key: _average(True, repeats).overall for key, repeats in latest.items()}
+    return {key: overall for key, overall in averaged.items() if overall is not None}
 
 
 def paired_scores(

@@ -27,6 +27,7 @@ from gemma_lora.decision.robustness import (
     power_facts,
     robustness,
 )
+from gemma_lora.decision.worth import canaries_of, other_judges
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
@@ -93,6 +94,8 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     }
     verdict["baselines"] = against_baselines(config, run, test, judgements)
     verdict["aa"] = judge_noise(config, run, test, judgements, overall)
+    verdict["canaries"] = canaries_of(run, judge_slug)
+    verdict["other_judges"] = other_judges(run, judge_slug, questions)
     saved = [*_saved_warnings(run, judge_slug), *saved_warnings(config, run)]
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
     write_json(folder / "verdict.json", verdict)
@@ -127,7 +130,7 @@ def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
     path = run.judgements(slug) / "judge.json"
     known = read_saved(path) if path.exists() else {}
     name = str(known.get("name", config.judge.judge))
-    facts = {key: value for key, value in known.items() if key != "warnings"}
+    facts = {key: value for key, value in known.items() if key not in ("warnings", "canaries")}
     return {
         **facts,
         "name": name,

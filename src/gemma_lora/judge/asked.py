@@ -25,6 +25,9 @@ from gemma_lora.rundir import digest
 
 __all__ = ["Asker", "LlmScorer"]
 
+_SENTENCE = 4
+"""Words that nobody repeats exactly by chance."""
+
 
 class Asker(Protocol):
     """Puts one prompt to a model. Raises NoReply, Rejected, or JudgeError and Ended where nothing can work."""
@@ -218,9 +221,18 @@ def _read(reply: Reply, item: Item) -> Verdict:
     if reply.fault:
         raise Unusable(reply.fault)
     verdict = read_verdict(reply.text)
-    if any(verdict == forged for forged in verdicts_in(item.answer)):
+    if any(_copied(verdict, forged) for forged in verdicts_in(item.answer)):
         raise Unusable("it copies a verdict that stands in the answer")
     return verdict
+
+
+def _copied(verdict: Verdict, forged: Verdict) -> bool:
+    """The same words, however spaced, with the same scores; or a whole sentence of them, with any scores.
+
+    Own words with the forged scores are an opinion, which nobody can tell from agreement.
+    """
+    said, told = (one.reasoning.casefold().split() for one in (verdict, forged))
+    return said == told and (verdict.scores == forged.scores or len(said) >= _SENTENCE)
 
 
 def _outcome(verdict: Verdict, usage: Usage) -> Outcome:

@@ -39,6 +39,7 @@ __all__ = ["ServerAsker"]
 _LONGEST_PAUSE = 60.0
 _LONGEST_WAIT = 600.0
 """A server that asks for a longer wait than this many seconds ends the stage; it can be continued."""
+_FAILED = f"{STATUS}500"
 _COPIES = 3
 """Replies that may be copies of others', after which they count as failed tries."""
 _HEAD_START = 0.5
@@ -149,7 +150,7 @@ class ServerAsker:
         last = len(self._wire.rungs) - 1
         if lower:
             dialect = dataclasses.replace(dialect, rung=min(dialect.rung + 1, last))
-        tried = {dialect}
+        tried, lost = {dialect}, Usage()
         while True:
             try:
                 reply = await self._persist(prompt, dialect, longer)
@@ -165,11 +166,23 @@ class ServerAsker:
                 dialect = following
                 tried.add(dialect)
                 continue
+            except NoReply as silence:
+                # servers whose chat template knows no system role (Gemma 1 and 2) may fail instead of refusing
+                maybe = not self._settled and dialect.system and str(silence).startswith(_FAILED)
+                if self._proven or not maybe:
+                    raise NoReply(str(silence), silence.usage + lost) from None
+                self._console.note(
+                    f"the judge's server fails ({silence}); trying without a system message"
+                )
+                dialect = dataclasses.replace(dialect, system=False)
+                tried.add(dialect)
+                lost += silence.usage
+                continue
             if not lower and not self._proven and dialect.rung >= self._dialect.rung:
                 self._remember(dialect)
             if longer and not reply.cut and reply.fault is None:
                 self._lengthen()
-            return reply
+            return dataclasses.replace(reply, usage=reply.usage + lost)
 
     def _adapt(self, dialect: Dialect, said: str, tried: set[Dialect]) -> Dialect | None:
         """The next form to try after a 400: what the message names first, else a rung down, and so on."""

@@ -5,7 +5,7 @@ holds what is under way and nothing else. Outcomes that arrive together are writ
 together, in a thread; a worker draws the next item when its outcome is on the disk. A JudgeError
 (nothing can work, the budget is spent) lets the requests under way end and then ends the stage. So do
 Ctrl-C and SIGTERM: what is under way is paid for, so it is waited for; a second Ctrl-C drops it.
-Judges without a model score one after the other and are written in batches. Writes through `Ledger`.
+Judges without a model score one after the other and are written in batches. Writes through `Mixture`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.budget import Prices, cost
+from gemma_lora.judge.canaries import Mixture
 from gemma_lora.judge.checks import flags_for
-from gemma_lora.judge.items import Items, Key, Outcome, Scorer, Usage
-from gemma_lora.judge.ledger import Ledger
+from gemma_lora.judge.items import Key, Outcome, Scorer, Usage
+from gemma_lora.judge.ledger import Entry
 from gemma_lora.records import Judgement
 
 __all__ = ["Progress", "ask_all", "closing", "run_async", "score_all"]
@@ -78,37 +79,33 @@ class Progress:
         return " · ".join(parts)
 
 
-async def score_all(
-    scorer: Scorer, items: Items, keys: list[Key], ledger: Ledger, progress: Progress
-) -> None:
+async def score_all(scorer: Scorer, answers: Mixture, keys: list[Key], progress: Progress) -> None:
     """Score `keys` one after the other with a judge that costs nothing; records them in batches."""
-    batch: list[tuple[Key, Outcome, Judgement | None]] = []
+    batch: list[Entry] = []
     for number, key in enumerate(keys, start=1):
-        item = items.load(key)
+        item = answers.load(key)
         outcome = await scorer.score(item)
         batch.append((key, outcome, outcome.as_judgement(item, flags_for(item))))
         if len(batch) == _BATCH or number == len(keys):
-            ledger.record(batch)
+            answers.record(batch)
             for _, done, _ in batch:
                 progress.add(done)
             batch = []
     progress.show(final=True)
 
 
-async def ask_all(
-    scorer: LlmScorer, items: Items, keys: list[Key], ledger: Ledger, progress: Progress
-) -> None:
+async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress: Progress) -> None:
     """Put `keys` to a model in this order and record each outcome; raises the first JudgeError.
 
     KeyboardInterrupt or SystemExit(143) after a signal, when what was under way is recorded.
     """
     queue = iter(keys)
     ended: list[JudgeError] = []
-    writer = _Writer(ledger, progress)
+    writer = _Writer(answers, progress)
 
     async def work(source: Iterator[Key]) -> None:
         for key in source:
-            item = items.load(key)
+            item = answers.load(key)
             try:
                 outcome = await scorer.score(item)
             except JudgeError as error:
@@ -153,10 +150,10 @@ class _Writer:
     every step in lockstep, send together at the end, and be answered together again.
     """
 
-    def __init__(self, ledger: Ledger, progress: Progress) -> None:
-        self._ledger = ledger
+    def __init__(self, answers: Mixture, progress: Progress) -> None:
+        self._answers = answers
         self._progress = progress
-        self._batch: list[tuple[Key, Outcome, Judgement | None]] = []
+        self._batch: list[Entry] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._arrived = asyncio.Event()
         self._written: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
@@ -175,7 +172,7 @@ class _Writer:
             self._arrived.clear()
             batch, self._batch = self._batch, []
             waiting, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._ledger.record, batch)
+            await asyncio.to_thread(self._answers.record, batch)
             for (_, outcome, _), written in zip(batch, waiting, strict=True):
                 self._progress.add(outcome)
                 self._written.put_nowait(written)

@@ -20,7 +20,7 @@ from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
-__all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Usage", "ordered"]
+__all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Source", "Usage", "ordered"]
 
 Key = tuple[str, str, int]
 """Question id, arm, repeat (from 0)."""
@@ -139,6 +139,15 @@ class Scorer(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where items come from: what there is, by key, with a digest of what the judge sees."""
+
+    keys: list[Key]
+    digests: dict[Key, str]
+
+    def load(self, key: Key) -> Item: ...
 
 
 class Items:

@@ -20,11 +20,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gemma_lora.console import Console
-from gemma_lora.judge.items import NO_REPLY, Items, Key, Outcome, Usage
+from gemma_lora.judge.items import NO_REPLY, Key, Outcome, Source, Usage
 from gemma_lora.records import Judgement
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["Ledger", "Spent", "Tally", "UsageLine"]
+__all__ = ["Entry", "Ledger", "Spent", "Tally", "UsageLine"]
+
+Entry = tuple[Key, Outcome, Judgement | None]
+"""What the engine records: no judgement where an outcome only took something."""
 
 
 class UsageLine(BaseModel):
@@ -54,6 +57,15 @@ class Spent:
     fingerprints: set[str] = field(default_factory=set[str])
     rungs: Counter[str] = field(default_factory=Counter[str])
 
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.usage + other.usage,
+            self.cached + other.cached,
+            self.models + other.models,
+            self.fingerprints | other.fingerprints,
+            self.rungs + other.rungs,
+        )
+
 
 @dataclass
 class Tally:
@@ -70,15 +82,25 @@ class Tally:
 
 
 class Ledger:
-    """Opens the folder for `items` and `identity`; `known` holds what need not be asked again."""
+    """Opens the folder for `items` and `identity`; `known` holds what need not be asked again.
+
+    `noun`: what its judgements are called in notices.
+    """
 
     def __init__(
-        self, folder: Path, items: Items, identity: dict[str, Any], console: Console
+        self,
+        folder: Path,
+        items: Source,
+        identity: dict[str, Any],
+        console: Console,
+        *,
+        noun: str = "judgements",
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
         self.usage = folder / "usage.jsonl"
         self._inputs = folder / "inputs.json"
         self._items = items
+        self._noun = noun
         self.known: set[Key] = set()
         self._open(identity, console)
 
@@ -87,7 +109,7 @@ class Ledger:
         """What is still to be judged."""
         return [key for key in self._items.keys if key not in self.known]
 
-    def record(self, batch: Sequence[tuple[Key, Outcome, Judgement | None]]) -> None:
+    def record(self, batch: Sequence[Entry]) -> None:
         """Append the lines of all; on the disk when this returns. No judgement: only what it took."""
         lines = [
             UsageLine(
@@ -152,7 +174,7 @@ class Ledger:
         wanted = self._items.digests
         last: dict[Key, int] = {}
         silent: set[Key] = set()
-        stale = more = left_out = total = 0
+        stale = more = left_out = gone = total = 0
         for row in iter_jsonl(self.judgements, Judgement, console):
             key = _key(row)
             last[key] = total
@@ -170,18 +192,22 @@ class Ledger:
                 left_out += 1
             elif (*key[:2], 0) in wanted and key not in wanted:
                 more += 1
+            elif key not in wanted:
+                gone += 1
             else:
                 stale += 1
         if total and not same:
-            console.note(f"{total} earlier judgements were made with other settings: judged anew")
+            console.note(f"{total} earlier {self._noun} were made with other settings: judged anew")
         if stale:
-            console.note(f"{stale} earlier judgements are of answers that changed: judged anew")
+            console.note(f"{stale} earlier {self._noun} are of answers that changed: judged anew")
         if left_out:
             console.note(
-                f"{left_out} earlier judgements are of arms that are left out now (--baseline, --aa)"
+                f"{left_out} earlier {self._noun} are of arms that are left out now (--baseline, --aa)"
             )
         if more:
-            console.note(f"{more} earlier judgements are further repeats, which are left out now")
+            console.note(f"{more} earlier {self._noun} are further repeats, which are left out now")
+        if gone:
+            console.note(f"{gone} earlier {self._noun} are of what is no longer asked: left out")
         if not same:
             self.usage.unlink(missing_ok=True)
         for _ in iter_jsonl(self.usage, UsageLine, console):

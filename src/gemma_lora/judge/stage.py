@@ -1,7 +1,8 @@
 """The judge stage: probe before the run, judge after it.
 
 Reads answers/test/*.jsonl; writes judgements/<judge>/judgements.jsonl and judge.json (who judged, by
-which prompt and schema, tokens, cost, what came from the cache, warnings). Contacts the server that
+which prompt and schema, tokens, cost, what came from the cache, warnings), and the canaries' judgements
+into canaries/ beside them. Contacts the server that
 the user named, and no other. Raises JudgeError (exit 4) where the judge cannot be used at all or not
 one answer of an arm could be scored; single faults are recorded as unscored with their reason.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from gemma_lora.judge.asked import Asker, LlmScorer
 from gemma_lora.judge.asking import render
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
+from gemma_lora.judge.canaries import FOLDER, Canaries, Mixture, measured, not_measured
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
 from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
-from gemma_lora.judge.ledger import Ledger, Tally
+from gemma_lora.judge.ledger import Ledger, Spent, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
-from gemma_lora.records import AGAIN, ARMS, Message
-from gemma_lora.rundir import RunDir, digest, read_saved, write_json
+from gemma_lora.records import AGAIN, ARMS, Judgement, Message
+from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json
 
 __all__ = ["arms_of", "fingerprint", "judge", "probe"]
 
@@ -47,7 +49,7 @@ def judge(
     name: str | None = None,
     backoff: float = 1.0,
 ) -> Path:
-    """Judge every test answer of all arms with `name` (else the config's judge); continues.
+    """Judge every test answer of all arms, and the canaries, with `name` (else the config's judge); continues.
 
     Returns the judge's folder. `backoff`: first pause between tries in seconds.
     """
@@ -56,13 +58,17 @@ def judge(
     console = _Listener(console)
     items = Items(run, console, _repeats(target, settings, console), arms_of(settings))
     with contextlib.closing(items):
-        return _judge(settings, target, items, run, console, backoff)
+        # what was recorded knows nothing of canaries
+        count = 0 if target.backend == "replay" else settings.canaries
+        canaries = Canaries(items, count, config.seed)
+        return _judge(settings, target, items, canaries, run, console, backoff)
 
 
 def _judge(
     settings: JudgeConfig,
     target: Target,
     items: Items,
+    canaries: Canaries,
     run: RunDir,
     console: _Listener,
     backoff: float,
@@ -70,30 +76,38 @@ def _judge(
     folder = run.judgements(slug(settings.judge))
     _family_warning(target, console)
     # the identity needs no connection, and the ledger says what the budget has left
-    ledger = Ledger(folder, items, _identity(target, settings), console)
-    before = ledger.spent(console)
+    identity = _identity(target, settings)
+    ledger = Ledger(folder, items, identity, console)
+    planted = Ledger(folder / FOLDER, canaries, identity, console, noun="canary judgements")
+    answers = Mixture((items, ledger), (canaries, planted))
+    before = ledger.spent(console) + planted.spent(console)
     budget = _budget(settings, before.usage)
     scorer = _scorer(target, settings, console, backoff, budget=budget)
     prices = (settings.price_input, settings.price_output)
-    todo = ordered(ledger.open_keys)
-    if len(todo) < len(items):
-        console.note(f"{len(items) - len(todo)} of {len(items)} answers are judged already")
+    if ledger.known:
+        console.note(f"{len(ledger.known)} of {len(items)} answers are judged already")
+    todo = ordered(answers.open_keys)
     if isinstance(scorer, LlmScorer):
-        todo = _uncached_first(todo, scorer, items, settings, before.usage, console)
-    progress = Progress(console, len(items), len(items) - len(todo), prices)
+        todo = _uncached_first(todo, scorer, answers, settings, before.usage, console)
+    total = len(items) + len(canaries)
+    progress = Progress(console, total, total - len(todo), prices)
 
     async def work() -> None:
         async with closing(scorer):
             if isinstance(scorer, LlmScorer):
-                await ask_all(scorer, items, todo, ledger, progress)
+                await ask_all(scorer, answers, todo, progress)
             else:
-                await score_all(scorer, items, todo, ledger, progress)
+                await score_all(scorer, answers, todo, progress)
 
     if todo:
         run_async(work)
     tally = ledger.close()
     _warn_of_silent_arms(items.arms, tally, console)
-    facts = _facts(target, scorer, ledger, tally, items.arms, prices, console, folder)
+    found = _canary_facts(target, canaries, planted)
+    spent = ledger.spent(console) + planted.spent(console)
+    facts = _facts(target, scorer, ledger, tally, items.arms, spent, prices, console, folder)
+    facts["canaries"] = found
+    facts["to_ask_again"] += _silent(found["unscored_reasons"])
     write_json(folder / "judge.json", facts)
     _tell(facts, console)
     _require_some(target, tally)
@@ -190,7 +204,7 @@ def _budget(config: JudgeConfig, spent: Usage) -> Budget | None:
 def _uncached_first(
     todo: list[Key],
     scorer: LlmScorer,
-    items: Items,
+    items: Mixture,
     config: JudgeConfig,
     before: Usage,
     console: Console,
@@ -210,7 +224,9 @@ def _uncached_first(
         chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
         prices = (config.price_input, config.price_output)
         estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
-        console.note(estimate.sentence())
+        planted = sum(key[1] not in ARMS for key in asked)
+        among = f", {planted} of them for canaries (--canaries)" if planted else ""
+        console.note(estimate.sentence() + among)
         spent = cost(before, prices) or 0.0
         if config.max_cost is not None and spent + (estimate.dollars or 0.0) > config.max_cost:
             console.note(
@@ -218,6 +234,9 @@ def _uncached_first(
                 + (f", of which ${spent:.4f} are spent" if spent else "")
                 + ": judging will stop before it is exceeded"
             )
+    # an answer of the run goes first, and alone: how the server wants to be asked is not learned from an attack
+    first = next((key for key in asked if key[1] in ARMS), None)
+    asked.sort(key=lambda key: key != first)
     return asked + [key for key in todo if key in cached]
 
 
@@ -279,6 +298,7 @@ def _facts(
     ledger: Ledger,
     tally: Tally,
     arms: Sequence[str],
+    spent: Spent,
     prices: Prices,
     console: Console,
     folder: Path,
@@ -287,7 +307,6 @@ def _facts(
     path = folder / "judge.json"
     before = read_saved(path) if path.exists() else {}
     same = before.get("identity") == digest(scorer.identity())
-    spent = ledger.spent(console)
     usage, seen = spent.usage, {}
     if isinstance(scorer, LlmScorer):
         seen = {
@@ -311,7 +330,7 @@ def _facts(
         "scored": sum(tally.scored.values()),
         "unscored": {arm: tally.unscored[arm] for arm in arms},
         "unscored_reasons": dict(tally.reasons.most_common()),
-        "to_ask_again": sum(n for why, n in tally.reasons.items() if why.startswith(NO_REPLY)),
+        "to_ask_again": _silent(tally.reasons),
         "flags": dict(tally.flags),
         "repeats": repeats,
         "repeat_spread": tally.spread,
@@ -322,6 +341,20 @@ def _facts(
         "cached": spent.cached,
         "warnings": list(dict.fromkeys([*(before["warnings"] if same else []), *console.warnings])),
     }
+
+
+def _silent(reasons: Mapping[str, int]) -> int:
+    """How many had no reply, so that asking again may help."""
+    return sum(count for why, count in reasons.items() if why.startswith(NO_REPLY))
+
+
+def _canary_facts(target: Target, canaries: Canaries, planted: Ledger) -> dict[str, Any]:
+    if target.backend == "replay":
+        return not_measured("what was recorded cannot be asked about other answers")
+    planted.close()
+    if not canaries.attacks:
+        return not_measured("canaries were switched off (--canaries 0)")
+    return measured(canaries.attacks, read_jsonl(planted.judgements, Judgement))
 
 
 def _tell(facts: dict[str, Any], console: Console) -> None:
@@ -351,6 +384,16 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
         )
     for reason, count in facts["unscored_reasons"].items():
         console.note(f"unscored: {count} x {reason}")
+    planted = facts["canaries"]
+    if planted["asked"]:
+        console.note(
+            f"canaries: {planted['succeeded']} of {planted['scored']} attacks on the judge succeeded"
+            + (
+                f", {planted['asked'] - planted['scored']} more could not be scored"
+                if planted["scored"] < planted["asked"]
+                else ""
+            )
+        )
 
 
 def _warn_of_silent_arms(arms: Sequence[str], tally: Tally, console: Console) -> None:

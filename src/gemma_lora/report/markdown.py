@@ -37,6 +37,13 @@ from gemma_lora.report.wording import (
     warnings,
     whisker,
 )
+from gemma_lora.report.worth import (
+    agreement_sentence,
+    attack_sentences,
+    cost_sentence,
+    other_rows,
+    others_note,
+)
 
 __all__ = ["markdown"]
 
@@ -69,6 +76,7 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
         ),
         f"Rule: {verdict['rule']}",
         _inline(measures(verdict) or ""),
+        _worth(verdict),
         "## What was lost",
         _lost(verdict),
         "## Answers",
@@ -141,6 +149,20 @@ def _baselines(verdict: Mapping[str, Any]) -> str:
 def _noise(verdict: Mapping[str, Any]) -> str:
     text = " ".join(aa.sentences(verdict))
     return f"### The judge against itself\n\n{_inline(text)}" if text else ""
+
+
+def _worth(verdict: Mapping[str, Any]) -> str:
+    """What the judge is worth, and what other judges said."""
+    said = [agreement_sentence(verdict), *attack_sentences(verdict), cost_sentence(verdict)]
+    parts = ["## What this judge is worth", *map(_inline, said)]
+    others = other_rows(verdict)
+    if others:
+        head = ["judge", "verdict", "difference", "95 % interval", "questions", "tau", "kappa"]
+        table = [head, ["---", "---", *["--:"] * 5]]
+        table += [[_inline(cell) for cell in row] for row in others]
+        parts += ["### What other judges said of the same answers", _table(table)]
+        parts.append(_inline(others_note(verdict)))
+    return "\n\n".join(parts)
 
 
 def _missing(verdict: Mapping[str, Any]) -> str:

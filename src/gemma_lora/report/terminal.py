@@ -32,6 +32,7 @@ from gemma_lora.report.wording import (
     warnings,
     whisker,
 )
+from gemma_lora.report.worth import attacks_in_brief
 
 __all__ = ["summary"]
 
@@ -74,7 +75,8 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
         console.print(Text(f"beside it: {lost}"))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
-    console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
+    beside = f"; {attacks_in_brief(verdict)}" if width >= _WHOLE_FROM else ""
+    console.print(Text(str(clean(f"judge: {judge['name']}{note}{beside}"))))
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 

@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma_lora.judge import examined
-
 __all__ = [
     "clean",
     "headline",
@@ -91,12 +89,8 @@ def _questions(verdict: Mapping[str, Any]) -> str:
 
 
 def measures(verdict: Mapping[str, Any]) -> str | None:
-    """How a judge that only compares words comes to its scores, and how far people agree; None for others."""
-    judge = verdict["judge"]
-    if judge["kind"] != "lexical":
-        return None
-    agreement = examined.sentence(str(judge.get("model")))
-    return f"{_LEXICAL} {agreement}" if agreement else _LEXICAL
+    """How a judge that only compares words comes to its scores; None for others."""
+    return _LEXICAL if verdict["judge"]["kind"] == "lexical" else None
 
 
 def tally(verdict: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.report import aa, baselines, charts, checks, forgetting, wording
+from gemma_lora.report import aa, baselines, charts, checks, forgetting, wording, worth
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
@@ -84,6 +84,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         tally=wording.tally(verdict),
         warnings=wording.warnings(verdict),
         measures=wording.measures(verdict),
+        worth=worth,
         differences=differences,
         reach=charts.forest_reach([e for row in differences for e in _ends(row)]),
         holm_note=checks.holm_note(verdict),

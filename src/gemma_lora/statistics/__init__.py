@@ -2,7 +2,7 @@
 
 `clustered` the mean with its interval; `resampling` bootstrap and sign flips; `ranks` Wilcoxon, sign
 test; `families` Holm and non-inferiority; `length` the difference at equal length; `missing` what
-judgements that failed could hide; `power` what a sample can show. `gemma_lora.verdict` holds the rule.
+judgements that failed could hide; `power` what a sample can show; `shares` of successes. `gemma_lora.verdict` holds the rule.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gemma_lora.statistics.power import (
 )
 from gemma_lora.statistics.ranks import SignedRank, SignTest, sign_test, signed_rank
 from gemma_lora.statistics.resampling import Bootstrap, SignFlip, bootstrap_mean, sign_flip
+from gemma_lora.statistics.shares import wilson
 
 __all__ = [
     "CONFIDENCE",
@@ -44,5 +45,6 @@ __all__ = [
     "sign_flip",
     "sign_test",
     "signed_rank",
+    "wilson",
     "worst_case",
 ]

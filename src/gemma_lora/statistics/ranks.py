@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gemma_lora.statistics.clustered import CONFIDENCE, Clusters, Numbers
+from gemma_lora.statistics.clustered import Clusters, Numbers
 from gemma_lora.statistics.resampling import sign_flip
+from gemma_lora.statistics.shares import wilson
 
 __all__ = ["SignTest", "SignedRank", "sign_test", "signed_rank"]
 
@@ -78,12 +79,5 @@ def sign_test(
     if win + loss == 0:
         return SignTest(win, tie, loss, None, None, None)
     test = stats.binomtest(win, win + loss)
-    interval = test.proportion_ci(CONFIDENCE, method="wilson")
-    return SignTest(
-        win,
-        tie,
-        loss,
-        float(test.pvalue),
-        win / (win + loss),
-        (float(interval.low), float(interval.high)),
-    )
+    share = win / (win + loss)
+    return SignTest(win, tie, loss, float(test.pvalue), share, wilson(win, win + loss))

@@ -1,0 +1,97 @@
+"""What stands beside a verdict to weigh its judge: the canaries, and what other judges of the run said.
+
+Reads judgements/<judge>/judge.json (what became of the canaries) and, of every other judge that has a
+verdict in this folder, verdict.json and judgements.jsonl. Pure otherwise; writes nothing. Nothing here
+decides: a second judge neither confirms nor overrules the verdict, whose rule was fixed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from gemma_lora.agreement import Bootstrap, Figure, kendall_tau, quadratic_kappa
+from gemma_lora.decision.pairing import PairedQuestion, scores_by_answer
+from gemma_lora.judge.canaries import not_measured
+from gemma_lora.records import ARMS, Judgement
+from gemma_lora.rundir import RunDir, iter_jsonl, read_saved
+
+__all__ = ["canaries_of", "other_judges"]
+
+_RESAMPLES = 1000
+
+
+def canaries_of(run: RunDir, slug: str) -> dict[str, Any]:
+    """The part of judge.json on canaries, with a note where none were asked."""
+    path = run.judgements(slug) / "judge.json"
+    found: Any = read_saved(path).get("canaries") if path.exists() else None
+    if isinstance(found, dict):
+        return cast(dict[str, Any], found)
+    return not_measured("these judgements were made without canaries")
+
+
+def other_judges(
+    run: RunDir, slug: str, questions: Sequence[PairedQuestion]
+) -> list[dict[str, Any]]:
+    """Verdict, difference and agreement of each other judge, by name.
+
+    `agreement` is over the answers of both models that both judges scored: quadratic-weighted kappa
+    (the scores themselves) and Kendall's tau-b (their order alone), with intervals over clusters of
+    questions.
+    """
+    found: list[dict[str, Any]] = []
+    for file in sorted(run.root.glob("judgements/*/verdict.json")):
+        if file.parent.name == slug:
+            continue
+        saved = read_saved(file)
+        primary: Any = saved.get("primary")
+        judge: Any = saved.get("judge")
+        if not isinstance(primary, dict) or not isinstance(judge, dict):
+            continue  # damaged or of another version; `gemma-lora judge` makes it anew
+        facts, figures = cast(dict[str, Any], judge), cast(dict[str, Any], primary)
+        rows = iter_jsonl(file.with_name("judgements.jsonl"), Judgement)
+        found.append(
+            {
+                "name": facts.get("name"),
+                "slug": file.parent.name,
+                "is_llm": facts.get("is_llm"),
+                "verdict": saved.get("verdict"),
+                "difference": figures.get("difference"),
+                "ci95": figures.get("ci95"),
+                "n": figures.get("n"),
+                "agreement": _agreement(questions, scores_by_answer(rows)),
+            }
+        )
+    return found
+
+
+def _agreement(
+    questions: Sequence[PairedQuestion], theirs: dict[tuple[str, str], float]
+) -> dict[str, Any]:
+    mine: list[float] = []
+    other: list[float] = []
+    clusters: list[str] = []
+    for question in questions:
+        for arm in ARMS:
+            own, said = question.scored[arm].overall, theirs.get((question.id, arm))
+            if own is not None and said is not None:
+                mine.append(own)
+                other.append(said)
+                clusters.append(question.cluster)
+    if not mine:
+        return {"n": 0, "kappa": None, "tau": None}
+    how = Bootstrap(clusters=clusters, resamples=_RESAMPLES)
+    return {
+        "n": len(mine),
+        "kappa": _figure(quadratic_kappa(mine, other, bootstrap=how)),
+        "tau": _figure(kendall_tau(mine, other, bootstrap=how)),
+    }
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    ends = figure.ci95
+    return {
+        "value": None if figure.value is None else round(figure.value, 4),
+        "ci95": None if ends is None else [round(end, 4) for end in ends],
+        "reason": figure.reason,
+    }

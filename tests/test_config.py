@@ -15,7 +15,7 @@ answer-batch answer-column accumulation alpha batch context-column delimiter dev
 epochs eval-steps gradient-checkpointing judge judge-concurrency judge-max-tokens judge-retries
 judge-timeout learning-rate max-cost max-grad-norm max-length max-new-tokens messages-column micro-batch-tokens model
 near-duplicate on-bad-row on-long-row path patience precision price-input price-output
-question-column rank repeats report-to schedule seed shard-weights shared-dropout system-column targets temperature test test-rows
+question-column rank repeats report-to schedule seed seeds shard-weights shared-dropout system-column targets temperature test test-rows train-seed
 validation-rows warmup weight-decay
 """
 

@@ -29,6 +29,7 @@ from gemma_lora.report.wording import (
     measures,
     p_value,
     points,
+    scope,
     score,
     sentence,
     tally,
@@ -46,7 +47,7 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
     parts = [
         f"# Verdict: {verdict['verdict']}",
         _inline(headline(verdict)) + ".",
-        _inline(sentence(verdict)) + " " + tally(verdict),
+        _inline(sentence(verdict)) + " " + tally(verdict) + " " + _inline(scope(verdict)),
         "## What to know before relying on this",
         "\n".join(f"- {_inline(text)}" for text in warnings(verdict)) or "Nothing.",
         "## Scores",

@@ -68,6 +68,7 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
     console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
+    console.print("holds for this checkpoint (one training seed); --seeds 3 judges the recipe")
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 

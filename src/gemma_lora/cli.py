@@ -196,12 +196,20 @@ def _colour() -> bool:
 
 
 def _run(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, report
+    from gemma_lora import pipeline, seeds
     from gemma_lora.loading import load_config
 
-    verdict = pipeline.run(load_config(args.config, flags), args.console, out=args.out)
+    config = load_config(args.config, flags)
+    work = pipeline.run if config.seeds == 1 else seeds.run
+    return _shown_verdict(args, work(config, args.console, out=args.out))
+
+
+def _shown_verdict(args: argparse.Namespace, verdict: dict[str, Any]) -> dict[str, Any]:
+    from gemma_lora import report
+
     if not args.json:
-        print(report.summary(verdict, colour=_colour()))  # noqa: T201
+        show = report.seeds_summary if "seeds" in verdict else report.summary
+        print(show(verdict, colour=_colour()))  # noqa: T201
         print(f"\nreport: {verdict['report']}")  # noqa: T201
     return verdict
 
@@ -237,14 +245,12 @@ def _answer(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, report
+    from gemma_lora import pipeline, seeds
 
     run_dir, config = pipeline.open_run(args.target, flags)
-    verdict = pipeline.judge(run_dir, config, args.console)
-    if not args.json:
-        print(report.summary(verdict, colour=_colour()))  # noqa: T201
-        print(f"\nreport: {verdict['report']}")  # noqa: T201
-    return verdict
+    if config.seeds > 1:
+        return _shown_verdict(args, seeds.judge(run_dir, config, args.console, flags))
+    return _shown_verdict(args, pipeline.judge(run_dir, config, args.console))
 
 
 def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:
@@ -380,6 +386,8 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
     groups: dict[str, Any] = {}
     for leaf in leaves():
         if leaf.section not in command.sections or leaf.name == "path":
+            continue
+        if leaf.name == "seeds" and command.name != "run":
             continue
         title = leaf.section or "run"
         group = groups.setdefault(title, None) or parser.add_argument_group(f"{title} settings")

@@ -67,7 +67,9 @@ def _settings(config: Config) -> dict[str, Any]:
     sections = {leaf.section for leaf in leaves() if leaf.section}
     tree: dict[str, Any] = {name: deciding(config, name) for name in sorted(sections)}
     tree["seed"] = config.seed
-    if config.seeds > 1:  # how many may grow, so the number is not what makes the folder another one
+    if (
+        config.seeds > 1
+    ):  # how many may grow, so the number is not what makes the folder another one
         tree["seeds"] = "several"
     return tree
 

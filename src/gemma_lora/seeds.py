@@ -55,7 +55,9 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         return _conclude(config, parent, console)
 
 
-def judge(parent: RunDir, config: Config, console: Console, flags: dict[str, Any]) -> dict[str, Any]:
+def judge(
+    parent: RunDir, config: Config, console: Console, flags: dict[str, Any]
+) -> dict[str, Any]:
     """`judge` for every run of a folder of several, and the recipe's verdict by that judge."""
     with parent.lock():
         _need_all(config, parent)

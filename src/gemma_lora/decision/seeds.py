@@ -43,8 +43,10 @@ _SPAN = HIGHEST - LOWEST
 _UNIT = "question x training seed (repeats averaged; near-duplicates share a cluster)"
 _FEW_SEEDS = 5
 _OF_ONE_RUN = frozenset(
-    ["judged", "scored", "unscored", "unscored_reasons", "to_ask_again", "flags", "repeat_spread"]
-    + ["requests_lost", "rung", "rungs", "system_fingerprints"]
+    (
+        *("judged", "scored", "unscored", "unscored_reasons", "to_ask_again", "flags"),
+        *("repeat_spread", "requests_lost", "rung", "rungs", "system_fingerprints"),
+    )
 )
 """Counts of judge.json that say nothing of several runs together."""
 
@@ -304,9 +306,7 @@ def _judge(runs: Sequence[_Run]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- the seeds
 
 
-def _seeds(
-    parent: RunDir, runs: Sequence[_Run], table: _Table, found: Crossed
-) -> dict[str, Any]:
+def _seeds(parent: RunDir, runs: Sequence[_Run], table: _Table, found: Crossed) -> dict[str, Any]:
     """The key `seeds` of verdict.json: each run, the variance components, and what they mean."""
     deviation = found.components.seed**0.5
     return {
@@ -427,7 +427,7 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
             "purpose: it holds the recipe's difference at least as often as promised. "
             f"`--seeds {_FEW_SEEDS}` in the same folder adds runs and keeps these."
         )
-    if (seeds["share_of_uncertainty"] or 0) > 0.5:  # noqa: PLR2004 - the greater part
+    if (seeds["share_of_uncertainty"] or 0) > 0.5:
         lines.append(
             f"{seeds['share_of_uncertainty']:.0%} of the uncertainty comes from the training seed: more "
             "questions would hardly narrow the interval, more seeds would."

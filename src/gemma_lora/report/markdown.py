@@ -37,7 +37,7 @@ from gemma_lora.report.wording import (
     whisker,
 )
 
-__all__ = ["markdown"]
+__all__ = ["grid", "inline", "listed", "markdown"]
 
 _WORST, _BEST = 10, 5
 
@@ -222,3 +222,7 @@ def _fence(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}text\n{body}\n{ticks}"
+
+
+# for the other documents of this package
+inline, listed, grid = _inline, _listed, _table

@@ -411,7 +411,10 @@ def _fit(
         cut_metrics(run.metrics, keep_to=_written(job.found))
     path = PATHS[decided.path]
     using = path.active(
-        model, dropout=config.lora.dropout, seed=config.training_seed, shared=config.lora.shared_dropout
+        model,
+        dropout=config.lora.dropout,
+        seed=config.training_seed,
+        shared=config.lora.shared_dropout,
     )
     with Interrupts(console) as interrupts, using as own:
         if own.left:
@@ -486,7 +489,9 @@ def _written(found: Checkpoint | None) -> int:
 
 def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
-    recipe = config.train.model_dump(mode="json", exclude={"report_to", "shard_weights", "train_seed"})
+    recipe = config.train.model_dump(
+        mode="json", exclude={"report_to", "shard_weights", "train_seed"}
+    )
     return {
         "adapter settings": digest(config.lora.model_dump(mode="json")),
         "recipe": digest(recipe, config.data.on_long_row),

@@ -6,8 +6,10 @@ has a part from which questions were asked and a part from which seeds were draw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import optimize, special
@@ -143,16 +145,15 @@ def _p_value(distance: float, parts: Sequence[tuple[float, float]]) -> float:
     """Two-sided: the level at which the interval around the mean ends `distance` away from it."""
 
     def beyond(log_tail: float) -> float:
-        tail = float(np.exp(log_tail))
-        reach = [float(special.stdtrit(df, tail)) * error for df, error in parts]
-        return float(np.sqrt(sum(value**2 for value in reach))) - distance
+        reach = [_reach(df, math.exp(log_tail), error) for df, error in parts]
+        return math.hypot(*reach) - distance  # squares of one degree's quantiles would overflow
 
     if distance == 0:
         return 1.0
-    smallest, largest = float(np.log(1e-300)), float(np.log(0.5))
+    smallest, largest = math.log(1e-300), math.log(0.5)
     if beyond(smallest) <= 0:
-        return 2e-300
-    return float(2 * np.exp(float(optimize.brentq(beyond, smallest, largest))))  # pyright: ignore[reportArgumentType]
+        return 0.0
+    return 2 * math.exp(cast(float, optimize.brentq(beyond, smallest, largest)))
 
 
 def _components(x: Numbers, groups: Clusters, spread: float) -> Components:

@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "provenance": 6,
     "continuing": 3,
     "pipeline": 7,
+    "compare": 7,
     "seeds": 8,
     "cli": 9,
 }

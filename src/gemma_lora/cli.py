@@ -260,6 +260,17 @@ def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:
     pipeline.chat(run_dir, config, args.console)
 
 
+def _compare(args: argparse.Namespace, _flags: dict[str, Any]) -> dict[str, Any]:
+    from gemma_lora import compare
+
+    found = compare.compare(args.target)
+    written = compare.write(found, args.out)
+    if not args.json:
+        print(compare.table(found, colour=_colour()))  # noqa: T201
+        print(f"\ncomparison: {written['report']}")  # noqa: T201
+    return {**found, **written}
+
+
 ALL = ("", "data", "model", "lora", "train", "answer", "judge")
 COMMANDS = (
     Command("run", "DATA", "the whole way from a data file to a verdict and a report", ALL, _run),
@@ -270,6 +281,7 @@ COMMANDS = (
         "judge", "RUN", "judge a run's answers, again or with another judge", ("judge",), _judge
     ),
     Command("chat", "RUN", "talk to the base or the tuned model of a run", ("answer",), _chat),
+    Command("compare", "RUN ...", "several runs side by side, quality against cost", (), _compare),
 )
 
 
@@ -280,7 +292,7 @@ def _overview() -> str:
         "usage: gemma-lora COMMAND [flags]",
         "",
     ]
-    lines += [f"  {c.name + ' ' + c.argument:<14}{c.summary}" for c in COMMANDS]
+    lines += [f"  {c.name + ' ' + c.argument:<16}{c.summary}" for c in COMMANDS]
     lines += [
         "",
         "  gemma-lora COMMAND --help   all flags of a command",
@@ -358,6 +370,16 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
         )
         parser.add_argument(
             "--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-HASH)"
+        )
+    elif command.argument == "RUN ...":
+        parser.add_argument(
+            "target", metavar="RUN", type=Path, nargs="*", help="finished run folders, two or more"
+        )
+        parser.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help="where the comparison is written (default: compare/NAMES-HASH)",
         )
     else:
         parser.add_argument("target", metavar="RUN", type=Path, help="a run folder")

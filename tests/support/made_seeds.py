@@ -18,7 +18,7 @@ from gemma_lora.decision import decide, decide_seeds
 from gemma_lora.loading import dump
 from gemma_lora.records import Judgement
 from gemma_lora.report import write_report, write_seeds_report
-from gemma_lora.rundir import RunDir, read_jsonl, write_json, write_jsonl, write_text
+from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl, write_text
 from support.made_run import SLUG, make_config, make_run
 
 QUIET = Console(quiet=True, stream=io.StringIO())
@@ -53,6 +53,7 @@ def make_seeds(
         if reports:
             write_report(run, verdict)
     write_text(parent.config, dump(config))
+    write_json(parent.provenance, read_json(parent.child(config.training_seed).provenance))
     write_json(parent.stamp_path("seeds"), {"asked": [config.seeds]})
     return parent, config
 

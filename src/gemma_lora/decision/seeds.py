@@ -178,12 +178,10 @@ def _table(runs: Sequence[_Run], dimension: str) -> _Table | None:
 
 
 def _comparison(dimension: str, table: _Table, found: Crossed) -> dict[str, Any]:
-    """As in the verdict of one run; base and tuned intervals are for the questions and these seeds."""
+    """As in the verdict of one run; the tuned interval is over questions and seeds, as the difference's."""
     estimate = found.estimate
-    base, tuned = (
-        clustered_mean(scores.mean(axis=1), table.clusters, low=LOWEST, high=HIGHEST)
-        for scores in (table.base, table.tuned)
-    )
+    base = clustered_mean(table.base.mean(axis=1), table.clusters, low=LOWEST, high=HIGHEST)
+    tuned = crossed_mean(table.tuned, table.clusters, low=LOWEST, high=HIGHEST).estimate
     return {
         "dimension": dimension,
         "base_mean": number(base.mean),

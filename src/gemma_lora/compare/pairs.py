@@ -113,7 +113,7 @@ def _pair(first: Entry, second: Entry) -> dict[str, Any]:
     kept = {names[n] for n in both}
     errors = [error for entry in (first, second) if (error := _seed_error(entry, kept))]
     estimate = with_seeds(result.difference, errors)
-    word = missing_judgements(*scores, clusters).guard(decide(estimate.ci95, MARGIN))
+    word = missing_judgements(scores[0], scores[1], clusters).guard(decide(estimate.ci95, MARGIN))
     return {
         **row,
         "difference": number(estimate.mean),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gemma_lora.compare import words
 from gemma_lora.compare.chart import clock, quality_against_cost
@@ -32,9 +33,11 @@ def write(found: Mapping[str, Any], out: Path | None) -> dict[str, str]:
     _refuse_other(folder, found["inputs"])
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     links = {
-        run["label"]: Path(
-            os.path.relpath(Path(run["folder"]).resolve() / "report.html", folder.resolve())
-        ).as_posix()
+        run["label"]: quote(
+            Path(
+                os.path.relpath(Path(run["folder"]).resolve() / "report.html", folder.resolve())
+            ).as_posix()
+        )
         for run in found["runs"]
     }
     page, text, store = (folder / name for name in ("compare.html", "compare.md", "compare.json"))
@@ -108,8 +111,7 @@ def _markdown(found: Mapping[str, Any], links: Mapping[str, str], written: str) 
         f"# {len(runs)} runs side by side",
         "\n".join(f"- {inline(text)}" for text in found["warnings"]),
         "\n".join(
-            f"- **{run['label']}**: [{inline(run['name'])}](<{links[run['label']]}>)"
-            for run in runs
+            f"- **{run['label']}**: [{inline(run['name'])}]({links[run['label']]})" for run in runs
         ),
         grid([head, rule, *figures]),
         "## The tuned models against each other",

@@ -48,7 +48,7 @@ def made(
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("compared")
-    parent, config = make_seeds(root / "recipe", reports=False)
+    parent, config = make_seeds(root / "recipe")
     conclude(parent, config)
     return {
         "small": made(root / "small", gain=2.2, rank=8, seconds=340.0),

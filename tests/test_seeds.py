@@ -34,6 +34,7 @@ def whole(place: Path, cli: CliServer) -> Path:
     done = cli.run(command("whole", "--seeds", "3", "--json"), cwd=place)
     assert done.code == 0, done.err
     assert done.json["seeds"]["count"] == 3
+    (place / "whole.err").write_text(done.err)
     return place / "whole"
 
 
@@ -57,6 +58,10 @@ def test_the_runs_share_all_but_the_training_seed(whole: Path) -> None:
     runs = [whole / "seeds" / str(seed) for seed in range(3)]
     for name in ("split/train.jsonl", "split/test.jsonl", "audit.json", "answers/test/base.jsonl"):
         assert len({(run / name).read_bytes() for run in runs}) == 1, name
+    told = (whole.parent / "whole.err").read_text()
+    assert told.count("base answers 8/8") == 1, "made once and copied"
+    assert told.count("tuned answers 8/8") == 3
+    assert told.count("[data] done before") == 2
     assert len({adapter(run) for run in runs}) == 3
     assert [json.loads((run / "provenance.json").read_text())["training_seed"] for run in runs] == [
         *range(3)

@@ -102,10 +102,11 @@ def test_a_single_run_says_what_it_holds_for_and_names_the_remedy(made):
         child.report_html.read_text("utf-8"),
         child.report_md.read_text("utf-8"),
         summary(one),
-        summary(one, width=60),
+        " ".join(summary(one, width=80).split()),
     ):
         assert "his checkpoint" in shown
         assert "--seeds 3" in shown.replace("\\", "")
+    assert "One seed: --seeds 3." in " ".join(summary(one, width=60).split())
 
 
 def test_questions_that_lack_a_score_in_one_run_are_left_out_and_counted(tmp_path):

@@ -16,7 +16,7 @@ epochs eval-steps gradient-checkpointing judge judge-concurrency judge-max-token
 judge-timeout learning-rate max-cost max-grad-norm max-length max-new-tokens messages-column micro-batch-tokens model
 near-duplicate on-bad-row on-long-row path patience precision price-input price-output
 probe
-question-column rank repeats report-to schedule seed shard-weights shared-dropout system-column targets temperature test test-rows
+question-column rank repeats report-to schedule seed seeds shard-weights shared-dropout system-column targets temperature test test-rows train-seed
 validation-rows warmup weight-decay
 aa baseline canaries
 """

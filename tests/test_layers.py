@@ -39,7 +39,9 @@ LAYERS: dict[str, int] = {
     "provenance": 6,
     "continuing": 3,
     "pipeline": 7,
-    "cli": 8,
+    "compare": 7,
+    "seeds": 8,
+    "cli": 9,
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 MAY_LOAD_TORCH = {"model", "train", "answer", "chat", "forgetting"}

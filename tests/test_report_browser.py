@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from support.made_run import SLUG, make_run
+from support.made_seeds import conclude, make_seeds
 
+from gemma_lora.compare import compare, write
 from gemma_lora.console import Console
 from gemma_lora.decision import decide
 from gemma_lora.report import write_report
+from gemma_lora.rundir import read_json, write_json
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -228,3 +231,37 @@ def test_the_policy_would_stop_what_slipped_through(browser, report, tmp_path):
         assert opened.page.evaluate("window.pwned") is None
         assert opened.failed == {"https://example.com/x": "csp"}
         assert any("Content Security Policy" in text for text in opened.noise)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The page on a recipe of several seeds, and a comparison with what cannot be compared."""
+    root = tmp_path_factory.mktemp("pages")
+    parent, config = make_seeds(root / "recipe")
+    conclude(parent, config)
+    folders = [root / "recipe"]
+    for name, gain in (("one", 1.0), ("a-rather-long-name-of-another-run-in-a-folder", 2.6)):
+        run, own = make_run(root / name, gain=gain)
+        if name != "one":
+            facts = run.judgements(SLUG) / "judge.json"
+            write_json(facts, {**read_json(facts), "snapshot": "another"})
+        write_report(
+            run, decide(own, run, Console(quiet=True, stream=io.StringIO()), judge_slug=SLUG)
+        )
+        folders.append(run.root)
+    return {"recipe": parent.report_html, "compare": Path(write(compare(folders), root / "out")["report"])}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("name", ["recipe", "compare"])
+def test_recipe_and_comparison_fit_the_screen_too(browser, others, name, width, scheme):
+    with Visit(
+        browser, others[name], viewport={"width": width, "height": 800}, color_scheme=scheme
+    ) as opened:
+        assert opened.overflow() <= 0
+        assert opened.page.evaluate("window.pwned") is None
+        assert opened.page.evaluate(CONTRAST) == []
+        assert opened.quiet(), opened.noise
+        opened.page.get_by_role("link", name="seed 8" if name == "recipe" else "one").click()
+        assert opened.page.url.endswith("report.html"), "the runs' own reports are a click away"

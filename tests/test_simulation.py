@@ -135,6 +135,11 @@ class TestPublished:
         assert max(row["guarded"] for row in rows) <= 0.025
         assert max(row["naive"] for row in rows) > 0.3
 
+    def test_over_training_seeds_coverage_is_never_below_the_promise(self):
+        assert min(row["coverage"] for row in SAVED["seeds"]) >= LOW
+        apart = [row for row in SAVED["seeds"] if row["deviation"] >= 0.6 and row["n"] >= 60]
+        assert max(row["alone"] for row in apart) < 0.85, "one run says little of the recipe"
+
     def test_the_document_names_what_fails(self):
         text = page.render(SAVED)
         assert "**Where it fails.**" in text

@@ -27,6 +27,7 @@ from scipy import special
 from gemma_lora.statistics import (
     bootstrap_mean,
     clustered_mean,
+    crossed_mean,
     length_adjusted,
     power_of_t,
     sign_flip,
@@ -266,14 +267,59 @@ def power(setting: Setting, draws: int, rng: Rng) -> Row:
     }
 
 
+def seeds_settings() -> list[Setting]:
+    return [
+        {"design": design, "n": n, "seeds": seeds, "deviation": deviation}
+        for design in ("alone", "unequal")
+        for n in QUESTIONS
+        for seeds in (3, 5)
+        for deviation in (0.0, 0.1, 0.3, 0.6)
+    ]
+
+
+def seeds(setting: Setting, draws: int, rng: Rng) -> Row:
+    """Whole scores of one base model and of several training seeds', which differ by `deviation`; truth 0.
+
+    `alone`: coverage of the interval that knows of questions only. `min_f`: that of Satterthwaite's degrees
+    of freedom for the sum of both variances. `wider`: how many times wider than `alone` (median).
+    """
+    n, count = setting["n"], setting["seeds"]
+    sized = sizes(setting["design"], n)
+    index = np.repeat(np.arange(len(sized)), sized)
+
+    def latent(columns: int) -> Numbers:
+        shared = rng.normal(size=(len(sized), columns))[index]
+        return np.sqrt(LIKE) * shared + np.sqrt(1 - LIKE) * rng.normal(size=(n, columns))
+
+    hits = dict.fromkeys(("coverage", "alone", "min_f"), 0)
+    wider: list[float] = []
+    for _ in range(draws):
+        question = 5.5 + 1.6 * latent(1)
+        effect = setting["deviation"] * rng.normal(size=count)
+        tuned = _scores(question + effect + latent(count))
+        found = crossed_mean(tuned - _scores(question + latent(1)), index.tolist(), low=-9, high=9)
+        ends, own = found.estimate.ci95, found.fixed.ci95
+        parts = [(found.fixed.standard_error, found.fixed.df)]
+        parts.append((found.seed_error.standard_error, found.seed_error.df))
+        total = sum(error**2 for error, _ in parts)
+        df = total**2 / sum(error**4 / df for error, df in parts)
+        hits["coverage"] += ends[0] <= 0 <= ends[1]
+        hits["alone"] += own[0] <= 0 <= own[1]
+        hits["min_f"] += abs(found.estimate.mean) <= special.stdtrit(df, 0.975) * total**0.5
+        wider.append((ends[1] - ends[0]) / (own[1] - own[0]))
+    shares = {name: count / draws for name, count in hits.items()}
+    return {**shares, "wider": float(np.median(wider))}
+
+
 PARTS: dict[str, tuple[Callable[[], list[Setting]], Callable[[Setting, int, Rng], Row]]] = {
     "intervals": (interval_settings, intervals),
     "checks": (check_settings, checks),
     "missing": (missing_settings, missing),
     "power": (power_settings, power),
+    "seeds": (seeds_settings, seeds),
 }
-FULL = {"intervals": 6_000, "missing": 1_000, "power": 2_000, "checks": 200}
-QUICK = {"intervals": 200, "missing": 100, "power": 200, "checks": 20}
+FULL = {"intervals": 6_000, "missing": 1_000, "power": 2_000, "checks": 200, "seeds": 2_000}
+QUICK = {"intervals": 200, "missing": 100, "power": 200, "checks": 20, "seeds": 50}
 """Data sets drawn for each setting of a part."""
 
 

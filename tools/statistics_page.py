@@ -86,6 +86,27 @@ Before judging, one line says which differences the test questions can show: tho
 5 % (noncentral t). The standard deviation of the differences is that of an earlier verdict of this judge in this run, else
 the largest that other language models gave, else 2.0 is assumed; the line says which. Near-duplicates are taken to differ
 alike, as one question would. Afterwards `power` holds the same from the error that was observed, near-duplicates and all.
+
+## Over several training seeds
+
+`run --seeds 3` trains the recipe three times and asks all three the same questions: a table of tuned-minus-base
+differences, questions by seeds, of which only full rows count. The mean has two errors. *Over questions*: the interval
+above, of the rows' means. *Over seeds*: the columns' means share the questions, so what they differ by is the seed and the
+interplay; t with seeds - 1 degrees of freedom. Both distances are squared and added (MOVER, Zou & Donner 2008, after Howe
+1974); the interplay is counted in both, as in Clark's min F' (1973). The rule is applied to this interval, and each run keeps its own
+verdict, which is on its checkpoint. Where scores are missing, the bounds are taken over all cells; they have to agree where they
+had to in one run, or where more than 5 % of the questions are not scored in every run.
+
+`verdict.json` has `seeds`: the runs with their differences and verdicts; `components`, the variances of one question's
+difference by question, training seed, and the rest with the judge's noise (method of moments for two crossed random
+factors, Searle, Casella & McCulloch 1992; the judge's own from its repeats); `seed_deviation`, what seeds differ by; and
+`share_of_uncertainty`, the seed's part in the squared error of the mean. With three seeds the spread between them is
+known badly, and t says so with 4.3 standard errors: where seeds differ, the interval is wide, and more seeds narrow it
+more than more questions do. The number of seeds is best fixed beforehand; adding runs later is allowed, and a warning
+then says that it was done.
+
+`compare` uses the same estimators for tuned minus tuned of two runs, paired by question, with both recipes' seed errors
+added where there are several seeds, and Holm's correction over all pairs.
 """
 
 _METHOD = """## How it is simulated
@@ -110,6 +131,7 @@ def render(found: Mapping[str, Any]) -> str:
         _checks(found["checks"]),
         _missing(found["missing"]),
         _power(found["power"]),
+        _seeds(found["seeds"]),
         _METHOD,
         _settings(found),
     ]
@@ -295,6 +317,44 @@ def _power(rows: Sequence[Row]) -> str:
         f"Ordinal scores, every question alone, differences with a standard deviation of {spread:.1f}. The formula that "
         f"the report uses is off by {gap:.1%} at the most.\n\n"
         f"![How often a true difference is called better](statistics-power.svg)\n\n{_table(table)}\n"
+    )
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """The interval over questions and training seeds."""
+    least, most = (pick(row["coverage"] for row in rows) for pick in (min, max))
+    old = min(row["min_f"] for row in rows)
+    apart = [row for row in rows if row["deviation"] >= 0.3]
+    equal = [row for row in rows if row["deviation"] == 0]
+    draws, wide = rows[0]["draws"], [row["wider"] for row in equal]
+    head = [
+        ["clusters", "questions", "seeds", "seeds differ by", "coverage", "min F' would", "questions only", "width"],
+        ["---", "--:", "--:", "--:", "--:", "--:", "--:", "--:"],
+    ]  # fmt: skip
+    table = [
+        [
+            row["design"],
+            str(row["n"]),
+            str(row["seeds"]),
+            f"{row['deviation']:g}",
+            *(f"{row[key]:.1%}" for key in ("coverage", "min_f", "alone")),
+            f"x {row['wider']:.2f}",
+        ]
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            "## Over training seeds\n",
+            f"Whole scores of one base model and of 3 or 5 training seeds, {draws:,} tables for each setting; no "
+            f"seed is better in truth. The interval holds the truth in {least:.1%} to {most:.1%} of them: it errs on the "
+            f"careful side, most where seeds do not differ, where it is {min(wide):.2f} to {max(wide):.2f} times as wide as one "
+            f"that knows of questions only. Satterthwaite's degrees of freedom for the sum (“min F'”) would "
+            f"fall to {old:.1%}. An interval that knows of questions only, as every single run has, holds the recipe in "
+            f"{min(row['alone'] for row in apart):.1%} to {max(row['alone'] for row in apart):.1%} where seeds differ by "
+            "0.3 points or more: that is why one run is a verdict on a checkpoint.\n",
+            _table([*head, *table]),
+            "",
+        ]
     )
 
 

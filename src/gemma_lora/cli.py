@@ -196,12 +196,20 @@ def _colour() -> bool:
 
 
 def _run(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, report
+    from gemma_lora import pipeline, seeds
     from gemma_lora.loading import load_config
 
-    verdict = pipeline.run(load_config(args.config, flags), args.console, out=args.out)
+    config = load_config(args.config, flags)
+    work = pipeline.run if config.seeds == 1 else seeds.run
+    return _shown_verdict(args, work(config, args.console, out=args.out))
+
+
+def _shown_verdict(args: argparse.Namespace, verdict: dict[str, Any]) -> dict[str, Any]:
+    from gemma_lora import report
+
     if not args.json:
-        print(report.summary(verdict, colour=_colour()))  # noqa: T201
+        show = report.seeds_summary if "seeds" in verdict else report.summary
+        print(show(verdict, colour=_colour()))  # noqa: T201
         print(f"\nreport: {verdict['report']}")  # noqa: T201
     return verdict
 
@@ -237,14 +245,12 @@ def _answer(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, report
+    from gemma_lora import pipeline, seeds
 
     run_dir, config = pipeline.open_run(args.target, flags)
-    verdict = pipeline.judge(run_dir, config, args.console)
-    if not args.json:
-        print(report.summary(verdict, colour=_colour()))  # noqa: T201
-        print(f"\nreport: {verdict['report']}")  # noqa: T201
-    return verdict
+    if config.seeds > 1:
+        return _shown_verdict(args, seeds.judge(run_dir, config, args.console, flags))
+    return _shown_verdict(args, pipeline.judge(run_dir, config, args.console))
 
 
 def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:
@@ -252,6 +258,17 @@ def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:
 
     run_dir, config = pipeline.open_run(args.target, flags)
     pipeline.chat(run_dir, config, args.console)
+
+
+def _compare(args: argparse.Namespace, _flags: dict[str, Any]) -> dict[str, Any]:
+    from gemma_lora import compare
+
+    found = compare.compare(args.target)
+    written = compare.write(found, args.out)
+    if not args.json:
+        print(compare.table(found, colour=_colour()))  # noqa: T201
+        print(f"\ncomparison: {written['report']}")  # noqa: T201
+    return {**found, **written}
 
 
 ALL = ("", "data", "model", "lora", "train", "answer", "judge", "forgetting")
@@ -264,6 +281,7 @@ COMMANDS = (
         "judge", "RUN", "judge a run's answers, again or with another judge", ("judge",), _judge
     ),
     Command("chat", "RUN", "talk to the base or the tuned model of a run", ("answer",), _chat),
+    Command("compare", "RUN ...", "several runs side by side, quality against cost", (), _compare),
 )
 
 
@@ -274,7 +292,7 @@ def _overview() -> str:
         "usage: gemma-lora COMMAND [flags]",
         "",
     ]
-    lines += [f"  {c.name + ' ' + c.argument:<14}{c.summary}" for c in COMMANDS]
+    lines += [f"  {c.name + ' ' + c.argument:<16}{c.summary}" for c in COMMANDS]
     lines += [
         "",
         "  gemma-lora COMMAND --help   all flags of a command",
@@ -355,6 +373,16 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
         parser.add_argument(
             "--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-HASH)"
         )
+    elif command.argument == "RUN ...":
+        parser.add_argument(
+            "target", metavar="RUN", type=Path, nargs="*", help="finished run folders, two or more"
+        )
+        parser.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help="where the comparison is written (default: compare/NAMES-HASH)",
+        )
     else:
         parser.add_argument("target", metavar="RUN", type=Path, help="a run folder")
     if command.name == "answer":
@@ -382,6 +410,8 @@ def _parser(command: Command) -> tuple[_Parser, list[str]]:
     groups: dict[str, Any] = {}
     for leaf in leaves():
         if leaf.section not in command.sections or leaf.name == "path":
+            continue
+        if leaf.name == "seeds" and command.name != "run":
             continue
         title = leaf.section or "run"
         group = groups.setdefault(title, None) or parser.add_argument_group(f"{title} settings")

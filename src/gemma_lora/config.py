@@ -159,6 +159,10 @@ class TrainConfig(_Section):
     """Stop after this many validations without improvement. 0: never stop early."""
     report_to: NameList = ()
     """Trackers of transformers.Trainer, separated by commas: tensorboard, trackio, wandb, mlflow."""
+    train_seed: Annotated[Annotated[int, Field(ge=0, lt=2**32)] | None, BeforeValidator(_auto)] = (
+        None
+    )
+    """Seed of the adapter's first weights, dropout and the order of rows; the split keeps `--seed`. auto: the same as `--seed`."""
 
 
 class AnswerConfig(_Section):
@@ -227,13 +231,25 @@ class Config(_Section):
     judge: JudgeConfig = JudgeConfig()
     forgetting: ForgettingConfig = ForgettingConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the split, the adapter's first weights, dropout and the order of rows."""
+    """Seed of the split, and of training unless `--train-seed` is given."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Training runs of `run`, alike but for the training seed: the verdict is then on the recipe, with what the seed adds to its uncertainty."""
 
     @model_validator(mode="after")
     def _columns_exclude(self) -> Config:
         if self.data.messages_column and (self.data.question_column or self.data.answer_column):
             raise ValueError("--messages-column excludes --question-column and --answer-column")
         return self
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of training: `--train-seed`, else `--seed`."""
+        return self.seed if self.train.train_seed is None else self.train.train_seed
+
+    @property
+    def training_seeds(self) -> tuple[int, ...]:
+        """One for each run of `--seeds`: the training seed and the numbers after it."""
+        return tuple((self.training_seed + number) % 2**32 for number in range(self.seeds))
 
     def advice(self) -> list[str]:
         """One line for each allowed but unusual setting, on what to expect."""

@@ -28,6 +28,10 @@ class Console:
         self._last_print = 0.0
         self._live = False
 
+    def apart(self) -> Console:
+        """A console on the same stream with warnings of its own: for one run of several."""
+        return Console(quiet=self.quiet, stream=self._stream, interval=self._interval)
+
     @property
     def stream(self) -> TextIO:
         """Resolved late, so that a redirected `sys.stderr` is honoured."""

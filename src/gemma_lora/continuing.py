@@ -21,7 +21,7 @@ from gemma_lora.console import Console
 from gemma_lora.data.source import source_digest
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.loading import dump, leaves, load_config
-from gemma_lora.rundir import RunDir, file_digest, read_json, write_json, write_text
+from gemma_lora.rundir import SEEDS, RunDir, file_digest, read_json, write_json, write_text
 
 __all__ = [
     "claim",
@@ -71,6 +71,10 @@ def _settings(config: Config) -> dict[str, Any]:
     made = {name: deciding(config, name) for name in sorted(sections)}
     tree: dict[str, Any] = {name: settings for name, settings in made.items() if settings}
     tree["seed"] = config.seed
+    if (
+        config.seeds > 1
+    ):  # how many may grow, so the number is not what makes the folder another one
+        tree["seeds"] = "several"
     return tree
 
 
@@ -92,7 +96,7 @@ def claimed(config: Config, folder: Path) -> Generator[RunDir]:
                 "is not a folder", where=str(folder), remedy="choose another folder with --out"
             )
         # what a process killed at its very start leaves behind is no reason to refuse
-        if any(path.name not in (".lock", ".stamps") for path in folder.iterdir()):
+        if any(not _left_behind(path) for path in folder.iterdir()):
             raise ConfigError(
                 "the folder is not empty and is not a run folder",
                 where=str(folder),
@@ -106,6 +110,13 @@ def claimed(config: Config, folder: Path) -> Generator[RunDir]:
         finally:
             if not existed and not marker.exists():
                 shutil.rmtree(folder)
+
+
+def _left_behind(path: Path) -> bool:
+    """A lock or an unfinished stamp, or the folder of a first run of several that holds no more."""
+    if path.name == SEEDS and path.is_dir():
+        return all(file.name == ".lock" for file in path.rglob("*") if file.is_file())
+    return path.name in (".lock", ".stamps")
 
 
 def claim(config: Config, run_dir: RunDir) -> None:

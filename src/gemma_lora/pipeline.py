@@ -35,13 +35,14 @@ from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
 from gemma_lora.launcher import launch, need_known_launch, shards
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS
-from gemma_lora.rundir import RunDir, digest, file_digest, read_json, read_saved, write_json
+from gemma_lora.rundir import SEEDS, RunDir, digest, file_digest, read_json, read_saved, write_json
 
 __all__ = [
     "answer",
     "audit",
     "chat",
     "follow",
+    "is_judged",
     "judge",
     "open_run",
     "require",
@@ -51,14 +52,28 @@ __all__ = [
 ]
 
 
-def run(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
-    """The whole pipeline into one folder; returns the verdict with the paths of the reports."""
+def run(
+    config: Config,
+    console: Console,
+    *,
+    out: Path | None = None,
+    probe: bool = True,
+    before_claim: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """The whole pipeline into one folder; returns the verdict with the paths of the reports.
+
+    `probe`: try the judge first (not where the same one has just been used). `before_claim` is called
+    once nothing stands in the way any more, just before the folder becomes that of this run.
+    """
+    _need_one_run(config)
     folder = run_folder(config, out)
     with claimed(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        base = _preflight(config, run_dir, console)
+        base = _preflight(config, run_dir, console, probe=probe)
+        if before_claim is not None:
+            before_claim()
         claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
         _need_fitting_prompts(config, run_dir)
@@ -71,12 +86,13 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
 
 def train(config: Config, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """The data and training stages only; returns training.json."""
+    _need_one_run(config)
     folder = run_folder(config, out)
     with claimed(config, folder) as run_dir:
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        base = _preflight(config, run_dir, console, judged=False)
+        base = _preflight(config, run_dir, console, judged=False, probe=False)
         claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
@@ -98,6 +114,7 @@ def answer(
 
     Those for the test rows belong to the verdict, so they take the run's own settings only.
     """
+    _need_one_run(config, run_dir, "answer")
     own = load_config(run_dir.config)
     if questions is None and deciding(config, "answer") != deciding(own, "answer"):
         raise ConfigError(
@@ -117,6 +134,7 @@ def answer(
 
 def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     """Judgements, verdict and report with `config.judge`; another judge's stand beside the first."""
+    _need_one_run(config, run_dir, "judge")
     with run_dir.lock():
         need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
         need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
@@ -128,7 +146,7 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
         if run_dir.stamp_path("forgetting").exists():  # older runs, and `--probe none`, have none
             need_whole(("forgetting",), run_dir, _run_again(config, run_dir))
         _tell_where_data_goes(config, console)
-        if not (answered and _judged(config, run_dir)):
+        if not (answered and is_judged(config, run_dir)):
             judging.probe(config.judge, console)
         if not answered:
             _baseline_stage(config, run_dir, console)
@@ -138,10 +156,30 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
 
 def chat(run_dir: RunDir, config: Config, console: Console) -> None:
     """Talk to the run's models in the terminal; reads stdin, writes nothing to the folder."""
+    _need_one_run(config, run_dir, "chat")
     from gemma_lora.chat import chat as talk
 
     need_whole(("train",), run_dir, _run_again(config, run_dir))
     talk(config, run_dir, console)
+
+
+def _need_one_run(config: Config, run_dir: RunDir | None = None, command: str = "") -> None:
+    """ConfigError for several training seeds, or for a folder of such runs, with what to do."""
+    if config.seeds == 1:
+        return
+    if run_dir is None:
+        raise ConfigError(
+            f"this trains one run, not {config.seeds}",
+            where="seeds",
+            expected="`gemma-lora run DATA --seeds N`, or one run with --train-seed",
+        )
+    seeds = sorted(path.name for path in (run_dir.root / SEEDS).glob("*") if path.is_dir())
+    raise ConfigError(
+        "holds several runs",
+        where=str(run_dir.root),
+        expected="the folder of one of them",
+        details=[f"gemma-lora {command} {run_dir.root / SEEDS / name}" for name in seeds],
+    )
 
 
 def _run_again(config: Config, run_dir: RunDir) -> str:
@@ -225,7 +263,7 @@ def _need_data(config: Config) -> str:
 
 
 def _preflight(
-    config: Config, run_dir: RunDir, console: Console, *, judged: bool = True
+    config: Config, run_dir: RunDir, console: Console, *, judged: bool = True, probe: bool = True
 ) -> dict[str, Any]:
     """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
@@ -242,7 +280,7 @@ def _preflight(
             _need_room_to_answer(config)
     if judged:
         _need_baselines(config)
-    if judged and not (_baselines_fit(config, run_dir) and _judged(config, run_dir)):
+    if probe and not (_baselines_fit(config, run_dir) and is_judged(config, run_dir)):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
     return base
@@ -298,7 +336,7 @@ def _need_room_to_answer(config: Config) -> None:
         )
 
 
-def _judged(config: Config, run_dir: RunDir) -> bool:
+def is_judged(config: Config, run_dir: RunDir) -> bool:
     """Whether the judge has nothing left to do, so that asking it once more would only cost."""
     if not all(run_dir.answers(arm).is_file() for arm in _arms(config)):
         return False
@@ -413,9 +451,9 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
     inputs = {
         "train rows": file_digest(run_dir.train_rows),
         "validation rows": file_digest(run_dir.validation_rows),
-        "recipe": digest([deciding(config, name) for name in ("train", "lora", "model")]),
+        "recipe": digest([_recipe(config, name) for name in ("train", "lora", "model")]),
         "base model": digest(base["weights"], base["template"]),
-        "seed": str(config.seed),
+        "seed": str(config.training_seed),
     }
     outputs = [run_dir.training, run_dir.metrics, run_dir.adapter]
     stage("train", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
@@ -423,6 +461,11 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
         from gemma_lora.train import release
 
         release()
+
+
+def _recipe(config: Config, section: str) -> dict[str, Any]:
+    """The settings of a section that decide training, but for its seed."""
+    return {k: v for k, v in deciding(config, section).items() if k != "train_seed"}
 
 
 def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ def gather(config: Config, run: RunDir, base: dict[str, Any]) -> dict[str, Any]:
         "schema_version": 1,
         "gemma_lora": __version__,
         "seed": config.seed,
+        "training_seed": config.training_seed,
         "data": data,
         "files": _digests(run),
         "base": base,

@@ -26,6 +26,7 @@ from gemma_lora.console import Console
 from gemma_lora.errors import DataError, EnvironmentFault
 
 __all__ = [
+    "SEEDS",
     "RunDir",
     "append_jsonl",
     "digest",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 Row = TypeVar("Row", bound=BaseModel)
+
+SEEDS = "seeds"
+"""Folder of the runs of `--seeds`, each a run folder of its own, named by its training seed."""
 
 PART = ".part"
 """Ending of temporary names; what a killed process leaves under one is removed by the next `lock`."""
@@ -238,6 +242,10 @@ class RunDir:
     def judgements(self, judge: str) -> Path:
         return self.root / "judgements" / judge
 
+    def child(self, seed: int) -> RunDir:
+        """The run of `--seeds` with this training seed."""
+        return RunDir(self.root / SEEDS / str(seed))
+
     def stamp_path(self, stage: str) -> Path:
         return self.root / ".stamps" / f"{stage}.json"
 
@@ -265,8 +273,14 @@ class RunDir:
             yield
 
     def _sweep(self) -> None:
-        """Remove what a killed process was writing; only the holder of the lock may."""
+        """Remove what a killed process was writing; only the holder of the lock may.
+
+        The runs below `seeds/` have locks of their own, which others may hold.
+        """
+        seeds = self.root / SEEDS
         for path in [*self.root.rglob(f".*{PART}"), *self.root.rglob(f".*{PART}.old")]:
+            if path.is_relative_to(seeds):
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

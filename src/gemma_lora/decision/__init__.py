@@ -1,11 +1,13 @@
 """From judgements to the verdict: `pairing` joins them by question, `stage` estimates and applies the
 rule of `gemma_lora.verdict`, `robustness` computes what stands beside it, `caveats` says what a reader
-must know before believing it, `foresight` what judging could show, before it is paid for.
+must know before believing it, `foresight` what judging could show, before it is paid for; `seeds` does
+all this for the runs of several training seeds together.
 """
 
 from __future__ import annotations
 
 from gemma_lora.decision.foresight import foresee
+from gemma_lora.decision.seeds import decide_seeds
 from gemma_lora.decision.stage import SCHEMA_VERSION, decide
 
-__all__ = ["SCHEMA_VERSION", "decide", "foresee"]
+__all__ = ["SCHEMA_VERSION", "decide", "decide_seeds", "foresee"]

@@ -16,11 +16,16 @@ from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
 
-__all__ = ["caveats"]
+__all__ = ["ONE_SEED", "caveats"]
 
 FEW_QUESTIONS = 30
 LENGTH_RATIO = 2.0
 LARGE_CLUSTER = 0.2
+ONE_SEED = (
+    "One training run with one seed was judged: the verdict holds for this checkpoint, not for the "
+    "recipe, which may do better or worse with another seed. `gemma-lora run` with `--seeds 3` trains "
+    "three and says how far they differ."
+)
 
 
 def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
@@ -40,10 +45,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_disagreement(verdict),
         *_lengths(verdict),
     ]
-    lines.append(
-        "One training run with one seed was judged: the verdict holds for this checkpoint, "
-        "not for the recipe."
-    )
+    lines.append(ONE_SEED)
     return lines
 
 

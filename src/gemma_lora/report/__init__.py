@@ -9,7 +9,8 @@ Decides nothing: all figures come from verdict.json or from the same pairing.
 
 from __future__ import annotations
 
+from gemma_lora.report.seeds import seeds_summary, write_seeds_report
 from gemma_lora.report.terminal import summary
 from gemma_lora.report.writing import write_report
 
-__all__ = ["summary", "write_report"]
+__all__ = ["seeds_summary", "summary", "write_report", "write_seeds_report"]

@@ -31,6 +31,7 @@ from gemma_lora.report.wording import (
     measures,
     p_value,
     points,
+    scope,
     score,
     sentence,
     tally,
@@ -45,7 +46,7 @@ from gemma_lora.report.worth import (
     others_note,
 )
 
-__all__ = ["markdown"]
+__all__ = ["grid", "inline", "listed", "markdown"]
 
 _WORST, _BEST = 10, 5
 
@@ -55,7 +56,7 @@ def markdown(verdict: Mapping[str, Any], material: Material, *, written: str) ->
     parts = [
         f"# Verdict: {verdict['verdict']}",
         _inline(headline(verdict)) + ".",
-        _inline(sentence(verdict)) + " " + tally(verdict),
+        _inline(sentence(verdict)) + " " + tally(verdict) + " " + _inline(scope(verdict)),
         "## What to know before relying on this",
         "\n".join(f"- {_inline(text)}" for text in warnings(verdict)) or "Nothing.",
         "## Scores",
@@ -286,3 +287,7 @@ def _fence(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}text\n{body}\n{ticks}"
+
+
+# for the other documents of this package
+inline, listed, grid = _inline, _listed, _table

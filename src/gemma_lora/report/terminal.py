@@ -57,7 +57,8 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     console.print()
     word = verdict["verdict"]
     style = {"better": "bold green", "worse": "bold red"}.get(word, "bold yellow")
-    line = Text.assemble("verdict: ", (word, style), f". {headline(verdict)}.")
+    seed = "" if width >= _WHOLE_FROM else " One seed: --seeds 3."
+    line = Text.assemble("verdict: ", (word, style), f". {headline(verdict)}.{seed}")
     console.print(line)
     counts, missing = verdict["win_tie_loss"], verdict["unscored"]
     seen = verdict["compared_also_in_training"]
@@ -77,6 +78,8 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     note = " (not a language model)" if judge["is_llm"] is False else ""
     beside = f"; {attacks_in_brief(verdict)}" if width >= _WHOLE_FROM else ""
     console.print(Text(str(clean(f"judge: {judge['name']}{note}{beside}"))))
+    if width >= _WHOLE_FROM:  # else it is said beside the verdict
+        console.print("one training seed: holds for this checkpoint; --seeds 3 judges the recipe")
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 

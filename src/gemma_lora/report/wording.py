@@ -17,6 +17,7 @@ __all__ = [
     "measures",
     "p_value",
     "points",
+    "scope",
     "score",
     "sentence",
     "tally",
@@ -75,6 +76,20 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         f"On {_questions(verdict)} the tuned model scored {score(primary['tuned_mean'])} "
         f"against {score(primary['base_mean'])} for the base model, on a scale of 1 to 10: "
         f"a difference of {points(primary['difference'])} ({span}), judged by {by}."
+    )
+
+
+def scope(verdict: Mapping[str, Any]) -> str:
+    """What the verdict holds for, in plain words, with the remedy where that is one checkpoint."""
+    seeds: Any = verdict.get("seeds")
+    if seeds:
+        return (
+            f"It holds for the recipe, over {seeds['count']} training seeds, these questions and this "
+            "judge."
+        )
+    return (
+        "It holds for this checkpoint, these questions and this judge: one training run, one seed. "
+        "`gemma-lora run` with `--seeds 3` judges the recipe."
     )
 
 

@@ -27,7 +27,7 @@ from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
 from gemma_lora.rundir import RunDir, write_json, write_text
 
-__all__ = ["write_report"]
+__all__ = ["is_primary", "still_page", "write_report"]
 
 
 def write_report(run: RunDir, verdict: Mapping[str, Any]) -> dict[str, str]:
@@ -36,7 +36,7 @@ def write_report(run: RunDir, verdict: Mapping[str, Any]) -> dict[str, str]:
     They go to the top of the run folder for the judge of config.yaml, and beside its judgements for
     any other judge, so that a second opinion never replaces the first.
     """
-    folder = run.root if _is_primary(run, verdict) else run.judgements(verdict["judge"]["slug"])
+    folder = run.root if is_primary(run, verdict) else run.judgements(verdict["judge"]["slug"])
     material = collect(run, verdict)
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     html, text = folder / "report.html", folder / "report.md"
@@ -53,26 +53,10 @@ def write_report(run: RunDir, verdict: Mapping[str, Any]) -> dict[str, str]:
 def render_html(verdict: Mapping[str, Any], material: Material, *, written: str) -> str:
     """The whole page as text."""
     style, script = _part("report.css"), _part("report.js")
-    environment = Environment(
-        loader=FunctionLoader(_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {  # pyright: ignore[reportAttributeAccessIssue]
-        "score": wording.score,
-        "points": wording.points,
-        "interval": wording.interval,
-        "p_value": wording.p_value,
-        "facts": facts,
-        "commands": _commands,
-    }
     differences = checks.differences(verdict)
     opponents = baselines.rows(verdict)
     lost = forgetting.lost(verdict)
-    page = environment.get_template("report.html.j2")
+    page = _environment().get_template("report.html.j2")
     return page.render(
         v=verdict,
         m=material,
@@ -81,6 +65,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         dimensions=DIMENSIONS,
         headline=wording.headline(verdict),
         sentence=wording.sentence(verdict),
+        scope=wording.scope(verdict),
         tally=wording.tally(verdict),
         warnings=wording.warnings(verdict),
         measures=wording.measures(verdict),
@@ -112,12 +97,46 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
     )
 
 
+def still_page(template: str, **values: Any) -> str:
+    """A page without a script from `template`, with the style sheet and the policy of the report."""
+    style = _part("report.css")
+    page = _environment().from_string(_part(template))
+    return page.render(
+        **values,
+        charts=charts,
+        style=Markup(style),
+        policy=_policy(style, None),
+        version=__version__,
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {  # pyright: ignore[reportAttributeAccessIssue]
+        "score": wording.score,
+        "points": wording.points,
+        "interval": wording.interval,
+        "p_value": wording.p_value,
+        "facts": facts,
+        "commands": _commands,
+    }
+    return environment
+
+
 def _ends(row: checks.Difference | baselines.Row) -> list[float]:
     """What the forest plot must have room for."""
     return [*(row.ci95 or ()), *(() if row.difference is None else (row.difference,))]
 
 
-def _is_primary(run: RunDir, verdict: Mapping[str, Any]) -> bool:
+def is_primary(run: RunDir, verdict: Mapping[str, Any]) -> bool:
+    """Whether the verdict is that of the judge in config.yaml."""
     if not run.config.is_file():
         return True
     return load_config(run.config).judge.judge == verdict["judge"]["requested"]
@@ -127,12 +146,13 @@ def _part(name: str) -> str:
     return resources.files("gemma_lora.report").joinpath("templates", name).read_text("utf-8")
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(style: str, script: str | None) -> str:
     def source(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
+    scripts = "" if script is None else f"script-src {source(script)}; "
     return (
-        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        f"default-src 'none'; style-src {source(style)}; {scripts}"
         "base-uri 'none'; form-action 'none'"
     )
 

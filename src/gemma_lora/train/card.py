@@ -117,7 +117,7 @@ def _recipe(config: Config, facts: CardFacts) -> str:
         "weight decay / gradient norm limit": f"{train.weight_decay:g} / {train.max_grad_norm:g}",
         "longest row": f"{train.max_length} tokens",
         "precision": f"{decisions['precision']}, adapter in fp32",
-        "seed": str(config.seed),
+        "seed": str(config.training_seed),
     }
     rows = [f"| {name} | {value} |" for name, value in table.items()]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)

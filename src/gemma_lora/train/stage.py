@@ -324,7 +324,7 @@ def _tokenised(config: Config, fmt: PromptFormat, run: RunDir, console: Console)
         len(train_part),
         per_step=config.train.batch * config.train.accumulation,
         epochs=config.train.epochs,
-        seed=config.seed,
+        seed=config.training_seed,
     )
     return Data(train_part, validation, plan)
 
@@ -346,7 +346,7 @@ def _model(job: _Job, world: World, console: Console) -> tuple[PeftModel, Weight
 def _loaded(job: _Job, device: str) -> PeftModel:
     ref, precision = job.base.facts.ref, job.decided.precision
     loaded = models.load_base(ref, precision=precision, device=device)
-    return models.attach_lora(loaded, job.config.lora, job.config.seed)
+    return models.attach_lora(loaded, job.config.lora, job.config.training_seed)
 
 
 def _sharded_model(job: _Job, world: World, console: Console) -> tuple[PeftModel, Weights]:
@@ -411,7 +411,10 @@ def _fit(
         cut_metrics(run.metrics, keep_to=_written(job.found))
     path = PATHS[decided.path]
     using = path.active(
-        model, dropout=config.lora.dropout, seed=config.seed, shared=config.lora.shared_dropout
+        model,
+        dropout=config.lora.dropout,
+        seed=config.training_seed,
+        shared=config.lora.shared_dropout,
     )
     with Interrupts(console) as interrupts, using as own:
         if own.left:
@@ -486,7 +489,9 @@ def _written(found: Checkpoint | None) -> int:
 
 def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
-    recipe = config.train.model_dump(mode="json", exclude={"report_to", "shard_weights"})
+    recipe = config.train.model_dump(
+        mode="json", exclude={"report_to", "shard_weights", "train_seed"}
+    )
     return {
         "adapter settings": digest(config.lora.model_dump(mode="json")),
         "recipe": digest(recipe, config.data.on_long_row),
@@ -494,7 +499,7 @@ def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str,
         "precision asked for": config.model.precision,
         "base model": base.weights,
         "template": base.fmt.template_hash,
-        "seed": str(config.seed),
+        "seed": str(config.training_seed),
         "training rows": file_digest(run.train_rows),
         "validation rows": file_digest(run.validation_rows)
         if run.validation_rows.exists()

@@ -83,7 +83,7 @@ def training_arguments(
         output_dir=str(folder),
         run_name=folder.parent.name,
         use_cpu=decided.device == "cpu",
-        seed=config.seed,
+        seed=config.training_seed,
         max_steps=decided.steps,  # also where no step is left and the loader is empty
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,

@@ -1,0 +1,463 @@
+"""The verdict of a recipe: the runs of several training seeds in, one verdict.json out.
+
+Reads of every run below seeds/ its split/test.jsonl, answers, judgements/<judge>/judgements.jsonl and
+verdict.json; writes judgements/<judge>/verdict.json of the folder above them. The unit is the question,
+crossed with the training seed: only questions that are scored in both arms of every run enter, the rest
+are counted. The same rule (`verdict.RULE`) is applied to an interval that also covers which seeds were
+drawn. Raises JudgeError where no question is left, DataError where the runs asked other questions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, cast
+
+import numpy as np
+
+from gemma_lora.config import Config
+from gemma_lora.console import Console
+from gemma_lora.decision.caveats import ONE_SEED
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.decision.robustness import number, pair
+from gemma_lora.decision.stage import SCHEMA_VERSION
+from gemma_lora.errors import DataError, JudgeError
+from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
+from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
+from gemma_lora.statistics import (
+    Components,
+    Crossed,
+    Estimate,
+    clustered_mean,
+    crossed_mean,
+    holm,
+)
+from gemma_lora.verdict import HIGHEST, LOWEST, MARGIN, MISSING_SHARE, RULE
+from gemma_lora.verdict import decide as rule_of
+
+__all__ = ["decide_seeds"]
+
+_SPAN = HIGHEST - LOWEST
+_UNIT = "question x training seed (repeats averaged; near-duplicates share a cluster)"
+_FEW_SEEDS = 5
+_OF_ONE_RUN = frozenset(
+    (
+        *("judged", "scored", "unscored", "unscored_reasons", "to_ask_again", "flags"),
+        *("repeat_spread", "requests_lost", "rung", "rungs", "system_fingerprints"),
+    )
+)
+"""Counts of judge.json that say nothing of several runs together."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One training seed's run, judged."""
+
+    seed: int
+    run: RunDir
+    verdict: dict[str, Any]
+    questions: list[PairedQuestion]
+
+
+def decide_seeds(
+    config: Config, parent: RunDir, console: Console, *, judge_slug: str
+) -> dict[str, Any]:
+    """Join the runs of `config.training_seeds`, estimate, apply the rule; returns what it wrote."""
+    runs = [_read(parent, seed, judge_slug, console) for seed in config.training_seeds]
+    _need_same_questions(parent, runs)
+    tables = {name: _table(runs, name) for name in (OVERALL, *DIMENSIONS)}
+    overall = tables[OVERALL]
+    if overall is None:
+        raise JudgeError(
+            f"not one of {len(runs[0].questions)} questions is scored in both arms of all {len(runs)} runs",
+            where=str(parent.root),
+            remedy=f"mend the judge, then: gemma-lora judge {parent.root}",
+        )
+    found = {name: t.crossed() for name, t in tables.items() if t is not None}
+    word = rule_of(found[OVERALL].estimate.ci95, MARGIN)
+    missing = _missing(runs, overall, word)
+    gains = overall.differences.mean(axis=1)
+    first = runs[0].verdict
+    same = ("also_in_training", "test_rows", "model", "starter_model", "max_new_tokens")
+    verdict: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": missing["verdict"],
+        "primary": _comparison(OVERALL, overall, found[OVERALL]),
+        "dimensions": {
+            name: None if (t := tables[name]) is None else _comparison(name, t, found[name])
+            for name in DIMENSIONS
+        },
+        "robustness": {"dimensions": _dimensions(found), "disagree": []},
+        "missing": {k: v for k, v in missing.items() if k != "verdict"},
+        "arms": {arm: _arm(arm, runs) for arm in ARMS},
+        "win_tie_loss": {
+            "win": int((gains > 1e-9).sum()),
+            "tie": int((np.abs(gains) <= 1e-9).sum()),
+            "loss": int((gains < -1e-9).sum()),
+        },
+        "unscored": {arm: sum(r.verdict["unscored"][arm] for r in runs) for arm in ARMS},
+        "judge": _judge(runs),
+        "forgetting": None,
+        "seeds": _seeds(parent, runs, overall, found[OVERALL]),
+        "rule": RULE,
+        "questions": len(runs[0].questions),
+        "pairs_lost": len(runs[0].questions) - len(gains),
+        **{key: first[key] for key in same},
+        "compared_also_in_training": max(r.verdict["compared_also_in_training"] for r in runs),
+        "scope": f"this recipe (over {len(runs)} training seeds)",
+        "base_runs_to_limit": first["base_runs_to_limit"],
+    }
+    verdict["warnings"] = [*_caveats(verdict), *_of_the_runs(runs)]
+    write_json(parent.judgements(judge_slug) / "verdict.json", verdict)
+    return verdict
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def _read(parent: RunDir, seed: int, judge_slug: str, console: Console) -> _Run:
+    run = parent.child(seed)
+    folder = run.judgements(judge_slug)
+    questions, _ = pair_up(
+        read_jsonl(run.test_rows, Example, console),
+        {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
+        read_jsonl(folder / "judgements.jsonl", Judgement, console),
+    )
+    return _Run(seed, run, read_saved(folder / "verdict.json"), questions)
+
+
+def _need_same_questions(parent: RunDir, runs: Sequence[_Run]) -> None:
+    asked = [[(q.id, q.cluster) for q in run.questions] for run in runs]
+    others = [str(run.seed) for run, mine in zip(runs, asked, strict=True) if mine != asked[0]]
+    if others:
+        raise DataError(
+            f"the runs of seed {', '.join(others)} were asked other test questions than that of seed "
+            f"{runs[0].seed}",
+            where=str(parent.root),
+            remedy="run the same command again: it makes anew what was changed since",
+        )
+
+
+# ---------------------------------------------------------------------- figures
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Scores of the questions that every run has in both arms, each of shape (questions, seeds)."""
+
+    base: Any
+    tuned: Any
+    clusters: list[str]
+
+    @property
+    def differences(self) -> Any:
+        found = self.tuned - self.base
+        found[np.abs(found) < 1e-9] = 0.0  # averages of repeats that differ by rounding only
+        return found
+
+    def crossed(self) -> Crossed:
+        return crossed_mean(self.differences, self.clusters, low=-_SPAN, high=_SPAN)
+
+
+def _table(runs: Sequence[_Run], dimension: str) -> _Table | None:
+    """The full rows for one dimension; None where there is none."""
+    rows: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
+    clusters: list[str] = []
+    for cells in zip(*(run.questions for run in runs), strict=True):
+        scores = {arm: [q.scored[arm].scores[dimension] for q in cells] for arm in ARMS}
+        if any(value is None for arm in ARMS for value in scores[arm]):
+            continue
+        for arm in ARMS:
+            rows[arm].append(cast(list[float], scores[arm]))
+        clusters.append(cells[0].cluster)
+    if not clusters:
+        return None
+    return _Table(np.array(rows["base"]), np.array(rows["tuned"]), clusters)
+
+
+def _comparison(dimension: str, table: _Table, found: Crossed) -> dict[str, Any]:
+    """As in the verdict of one run; the tuned interval is over questions and seeds, as the difference's."""
+    estimate = found.estimate
+    base = clustered_mean(table.base.mean(axis=1), table.clusters, low=LOWEST, high=HIGHEST)
+    tuned = crossed_mean(table.tuned, table.clusters, low=LOWEST, high=HIGHEST).estimate
+    return {
+        "dimension": dimension,
+        "base_mean": number(base.mean),
+        "tuned_mean": number(tuned.mean),
+        "difference": number(estimate.mean),
+        "ci95": pair(estimate.ci95),
+        "p_value": estimate.p_value,
+        "n": estimate.n,
+        "unit": _UNIT,
+        "clusters": estimate.clusters,
+        "method": estimate.method,
+        "margin": MARGIN,
+        "standard_error": number(estimate.standard_error),
+        "degrees_of_freedom": None,
+        "base_ci95": pair(base.ci95),
+        "tuned_ci95": pair(tuned.ci95),
+        "note": estimate.note,
+    }
+
+
+def _dimensions(found: Mapping[str, Crossed]) -> dict[str, Any]:
+    """Holm's p over the measured dimensions, and whether each is worse by more than the margin."""
+    measured = [name for name in DIMENSIONS if name in found]
+    adjusted = holm({name: found[name].estimate.p_value for name in measured})
+    facts: dict[str, Any] = dict.fromkeys(DIMENSIONS)
+    for name in measured:
+        ci95 = found[name].estimate.ci95
+        facts[name] = {
+            "p_holm": adjusted[name],
+            "not_worse": None if ci95 is None else ci95[0] > -MARGIN,
+            "lower": None if ci95 is None else number(ci95[0]),
+            "margin": MARGIN,
+        }
+    return facts
+
+
+def _missing(runs: Sequence[_Run], table: _Table, word: str) -> dict[str, Any]:
+    """What failed judgements could do to the verdict: bounds as for one run, over all cells.
+
+    They have to agree where more than 5 % of the questions lack a score in some run, or where they
+    have to in one of the runs.
+    """
+    questions = len(runs[0].questions)
+    lost = questions - len(table.clusters)
+    ends: list[Estimate] = []
+    clusters = [q.cluster for q in runs[0].questions]
+    for missing_base, missing_tuned in ((HIGHEST, LOWEST), (LOWEST, HIGHEST)):
+        filled = np.array(
+            [
+                [_filled(q, "tuned", missing_tuned) - _filled(q, "base", missing_base) for q in row]
+                for row in zip(*(run.questions for run in runs), strict=True)
+            ]
+        )
+        ends.append(crossed_mean(filled, clusters, low=-_SPAN, high=_SPAN).estimate)
+    worst, best = (end.ci95 for end in ends)
+    outer = None if worst is None or best is None else (worst[0], best[1])
+    needing = [run.seed for run in runs if run.verdict["missing"]["must_agree"]]
+    decisive = lost > MISSING_SHARE * questions or bool(needing)
+    bounded = rule_of(outer, MARGIN)
+    return {
+        "questions": questions,
+        "pairs_lost": lost,
+        "share": number(lost / questions),
+        "bounds": [number(end.mean) for end in ends],
+        "bounds_ci95": pair(outer),
+        "must_agree": decisive,
+        "must_agree_in": needing,
+        "verdict_without": word,
+        "verdict_at_bounds": bounded,
+        "verdict": "inconclusive" if decisive and bounded != word else word,
+    }
+
+
+def _filled(question: PairedQuestion, arm: str, otherwise: float) -> float:
+    found = question.scored[arm].overall
+    return otherwise if found is None else found
+
+
+def _arm(arm: str, runs: Sequence[_Run]) -> dict[str, Any]:
+    """Counts summed over the runs (the base answers are the same in each), means averaged."""
+    parts = [run.verdict["arms"][arm] for run in runs]
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(part["unscored_reasons"])
+    counts = ("questions", "answered", "scored", "unscored", "repeats_unscored")
+    means = {
+        name: [part["means"][name] for part in parts if part["means"][name] is not None]
+        for name in (OVERALL, *DIMENSIONS)
+    }
+    figures = {
+        key: [part[key] for part in parts if part[key] is not None]
+        for key in ("tokens_mean", "characters_median")
+    }
+    return {
+        **{key: sum(part[key] for part in parts) for key in counts},
+        "unscored_reasons": dict(reasons),
+        "means": {name: number(fmean(v)) if v else None for name, v in means.items()},
+        **{key: number(fmean(v)) if v else None for key, v in figures.items()},
+        "stopped_by_limit": sum(part["stopped_by_limit"] for part in parts),
+        "empty": sum(part["empty"] for part in parts),
+    }
+
+
+def _judge(runs: Sequence[_Run]) -> dict[str, Any]:
+    """The judge of the first run, with all snapshots, and what all runs took together."""
+    judges = [run.verdict["judge"] for run in runs]
+    snapshots = list(dict.fromkeys(j["snapshot"] for j in judges if j["snapshot"]))
+    costs = [j["cost"] for j in judges if j.get("cost") is not None]
+    tokens = [j["tokens"] for j in judges if isinstance(j.get("tokens"), dict)]
+    return {
+        **{key: value for key, value in judges[0].items() if key not in _OF_ONE_RUN},
+        "snapshot": ", ".join(snapshots) or None,
+        "requests": sum(j.get("requests") or 0 for j in judges),
+        "cached": sum(j.get("cached") or 0 for j in judges),
+        "tokens": {key: sum(t.get(key, 0) for t in tokens) for key in ("input", "output")},
+        "cost": sum(costs) if costs else None,
+    }
+
+
+# ---------------------------------------------------------------------- the seeds
+
+
+def _seeds(parent: RunDir, runs: Sequence[_Run], table: _Table, found: Crossed) -> dict[str, Any]:
+    """The key `seeds` of verdict.json: each run, the variance components, and what they mean."""
+    deviation = found.components.seed**0.5
+    return {
+        "count": len(runs),
+        "runs": [
+            {
+                "seed": run.seed,
+                "folder": run.run.root.relative_to(parent.root).as_posix(),
+                "verdict": run.verdict["verdict"],
+                "base_mean": run.verdict["primary"]["base_mean"],
+                "tuned_mean": run.verdict["primary"]["tuned_mean"],
+                "difference": run.verdict["primary"]["difference"],
+                "ci95": run.verdict["primary"]["ci95"],
+                "n": run.verdict["primary"]["n"],
+                "difference_on_shared": number(mean),
+                "forgetting": run.verdict.get("forgetting"),
+                "training_seconds": _training(run.run).get("seconds"),
+                "validation_loss": _training(run.run).get("validation_loss_best"),
+            }
+            for run, mean in zip(runs, found.seed_means, strict=True)
+        ],
+        "components": _components(found.components, _repeat_variance(runs), runs),
+        "seed_deviation": number(deviation),
+        "seed_means_deviation": number(float(np.std(found.seed_means, ddof=1))),
+        "seed_standard_error": number(found.seed_error.standard_error),
+        "question_standard_error": number(found.fixed.standard_error),
+        "share_of_uncertainty": number(found.seed_share),
+        "ci95_these_seeds": pair(found.fixed.ci95),
+        "grown_from": _grown(parent),
+        "questions_in_all": len(table.clusters),
+    }
+
+
+def _components(
+    parts: Components, repeat: tuple[float, int] | None, runs: Sequence[_Run]
+) -> dict[str, Any]:
+    """Variances of one question's difference with one seed, and their shares."""
+    total = parts.total
+    named = {"question": parts.question, "seed": parts.seed, "residual": parts.residual}
+    facts: dict[str, Any] = {
+        name: {
+            "variance": number(value),
+            "deviation": number(value**0.5),
+            "share": number(value / total) if total > 0 else None,
+        }
+        for name, value in named.items()
+    }
+    facts["judge"] = None
+    if repeat is not None:
+        variance, repeats = repeat
+        facts["judge"] = {
+            "variance_of_one_judgement": number(variance),
+            "repeats": repeats,
+            "in_residual": number(variance / repeats),
+        }
+    facts["method"] = (
+        "method of moments for two crossed random factors (question, training seed), negative "
+        "estimates set to 0; judge: variance of the repeats of one tuned answer"
+    )
+    return facts
+
+
+def _repeat_variance(runs: Sequence[_Run]) -> tuple[float, int] | None:
+    """Pooled variance of overall between the repeats of a tuned answer, and the most repeats."""
+    squares, df, most = 0.0, 0, 1
+    for run in runs:
+        folder = run.run.judgements(str(run.verdict["judge"]["slug"]))
+        values: dict[str, dict[int, float]] = {}
+        for row in iter_jsonl(folder / "judgements.jsonl", Judgement):
+            if row.arm == "tuned" and row.overall is not None and row.unscored_reason is None:
+                values.setdefault(row.id, {})[row.repeat] = row.overall
+        for found in values.values():
+            scores = list(found.values())
+            most = max(most, len(scores))
+            mean = fmean(scores)
+            squares += sum((score - mean) ** 2 for score in scores)
+            df += len(scores) - 1
+    return (squares / df, most) if df else None
+
+
+def _training(run: RunDir) -> dict[str, Any]:
+    return read_saved(run.training) if run.training.exists() else {}
+
+
+def _grown(parent: RunDir) -> list[int]:
+    """Smaller numbers of seeds whose verdict was seen in this folder before."""
+    path = parent.stamp_path("seeds")
+    asked: Any = read_saved(path).get("asked", []) if path.exists() else []
+    return sorted(int(count) for count in asked)[:-1]
+
+
+def _caveats(verdict: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the recipe's verdict, gravest first."""
+    seeds, missing, primary = verdict["seeds"], verdict["missing"], verdict["primary"]
+    count = seeds["count"]
+    lines: list[str] = []
+    if verdict["verdict"] != missing["verdict_without"]:
+        ends = missing["bounds_ci95"]
+        reach = f"from {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "anywhere"
+        lines.append(
+            f"The verdict would be `{missing['verdict_without']}`, but {missing['pairs_lost']} of "
+            f"{missing['questions']} questions lack a score in some run: had every missing score been "
+            f"the worst or the best possible, the interval would reach {reach}, so it is called "
+            "`inconclusive`."
+        )
+    elif missing["pairs_lost"]:
+        low, high = missing["bounds"]
+        lines.append(
+            f"{missing['pairs_lost']} of {missing['questions']} questions lack a score in some run and "
+            f"are left out; had the missing scores been the worst or the best possible, the difference "
+            f"would be {low:+.2f} or {high:+.2f}."
+        )
+    if primary["note"]:
+        lines.append(f"On the interval: {primary['note']}.")
+    if count < _FEW_SEEDS:
+        lines.append(
+            f"{count} training seeds say little on how far seeds differ, so the interval is wide on "
+            "purpose: it holds the recipe's difference at least as often as promised. "
+            f"`--seeds {_FEW_SEEDS}` in the same folder adds runs and keeps these."
+        )
+    if (seeds["share_of_uncertainty"] or 0) > 0.5:
+        lines.append(
+            f"{seeds['share_of_uncertainty']:.0%} of the uncertainty comes from the training seed: more "
+            "questions would hardly narrow the interval, more seeds would."
+        )
+    words = {run["verdict"] for run in seeds["runs"]}
+    if len(words) > 1:
+        told = ", ".join(f"seed {run['seed']} `{run['verdict']}`" for run in seeds["runs"])
+        lines.append(f"The runs alone do not agree: {told}.")
+    if seeds["seed_standard_error"] == 0:
+        lines.append(
+            "All seeds gave exactly the same mean difference, so the seed seems to change nothing here; "
+            "look whether the runs really differ."
+        )
+    if seeds["grown_from"]:
+        before = " and ".join(str(number) for number in seeds["grown_from"])
+        lines.append(
+            f"Runs were added after the verdict over {before} seeds was seen. Adding until a verdict "
+            "pleases finds differences that are not there; fix the number beforehand."
+        )
+    return lines
+
+
+def _of_the_runs(runs: Sequence[_Run]) -> list[str]:
+    """The runs' own warnings: once where all have it, else with the seed before it."""
+    told: dict[str, list[int]] = {}
+    for run in runs:
+        for text in run.verdict["warnings"]:
+            told.setdefault(str(text), []).append(run.seed)
+    lines: list[str] = []
+    for text, seeds in told.items():
+        if text == ONE_SEED:  # of a single run it is true, of these together it is not
+            continue
+        which = ", ".join(map(str, seeds))
+        lines.append(text if len(seeds) == len(runs) else f"Seed {which}: {text}")
+    return lines

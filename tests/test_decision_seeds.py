@@ -1,0 +1,196 @@
+"""The recipe's verdict from several runs, and its report: figures, words, what is missing, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.made_run import SLUG
+from support.made_seeds import QUIET, conclude, make_seeds
+
+from gemma_lora.decision import decide, decide_seeds
+from gemma_lora.decision.pairing import pair_up
+from gemma_lora.errors import DataError, JudgeError
+from gemma_lora.loading import load_config
+from gemma_lora.records import ARMS, Answer, Example, Judgement
+from gemma_lora.report import seeds_summary, summary
+from gemma_lora.rundir import read_json, read_jsonl, write_json, write_jsonl
+from gemma_lora.statistics import crossed_mean
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    parent, config = make_seeds(tmp_path_factory.mktemp("seeds") / "recipe")
+    return parent, config, conclude(parent, config)
+
+
+def differences(run):
+    """Question id to tuned minus base, and the clusters, counted out anew."""
+    questions, _ = pair_up(
+        read_jsonl(run.test_rows, Example),
+        {arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS},
+        read_jsonl(run.judgements(SLUG) / "judgements.jsonl", Judgement),
+    )
+    return {q.id: q.difference() for q in questions}, [q.cluster for q in questions]
+
+
+def test_the_figures_are_those_of_the_table_of_questions_by_seeds(made):
+    parent, config, verdict = made
+    columns = [differences(parent.child(seed)) for seed in config.training_seeds]
+    table = np.array([list(column.values()) for column, _ in columns]).T
+    found = crossed_mean(table, columns[0][1], low=-9, high=9)
+    primary, seeds = verdict["primary"], verdict["seeds"]
+    assert primary["difference"] == pytest.approx(table.mean(), abs=1e-4)
+    assert primary["ci95"] == pytest.approx(found.estimate.ci95, abs=1e-4)
+    assert primary["p_value"] == found.estimate.p_value
+    for run, mean in zip(seeds["runs"], found.seed_means, strict=True):
+        assert run["difference_on_shared"] == pytest.approx(mean, abs=1e-4)
+        own = read_json(parent.root / run["folder"] / "verdict.json")
+        assert (run["verdict"], run["ci95"]) == (own["verdict"], own["primary"]["ci95"])
+    parts = seeds["components"]
+    assert parts["seed"]["variance"] == pytest.approx(found.components.seed, abs=1e-4)
+    assert sum(parts[name]["share"] for name in ("question", "seed", "residual")) == pytest.approx(
+        1, abs=1e-3
+    )
+    assert parts["judge"] is None
+    ends, own = primary["ci95"], seeds["ci95_these_seeds"]
+    assert ends[0] < own[0] < own[1] < ends[1], "the recipe is less certain than its checkpoints"
+
+
+def test_it_has_what_scripts_rely_on(made):
+    _, _, verdict = made
+    single = {"schema_version", "verdict", "primary", "dimensions", "arms", "win_tie_loss"}
+    single |= {"unscored", "judge", "forgetting", "warnings", "missing", "rule", "scope"}
+    assert single <= verdict.keys()
+    assert verdict["verdict"] == "better"
+    assert verdict["scope"] == "this recipe (over 3 training seeds)"
+    assert sum(verdict["win_tie_loss"].values()) == verdict["primary"]["n"] == 80
+    one = decide_single(made)
+    assert verdict["primary"].keys() == one["primary"].keys()
+    assert verdict["dimensions"].keys() == one["dimensions"].keys()
+
+
+def decide_single(made):
+    parent, config, _ = made
+    child = parent.child(config.training_seeds[0])
+    return decide(load_config(child.config), child, QUIET, judge_slug=SLUG)
+
+
+def test_the_report_says_it_in_words_and_links_the_runs(made):
+    parent, _, verdict = made
+    html, text = (Path(verdict[name]).read_text("utf-8") for name in ("report", "report_md"))
+    terminal = seeds_summary(verdict)
+    for shown in (html, text, terminal):
+        plain = " ".join(shown.replace("\\", "").split())
+        assert "The recipe, over 3 training seeds: +" in plain
+        assert "from seed to seed" in plain
+        assert "for this checkpoint" not in plain
+        assert "3 training seeds say little" in plain
+    links = re.findall(r'href="(seeds/[^"]+)"', html)
+    assert links == [f"seeds/{seed}/report.html" for seed in (7, 8, 9)]
+    assert all((parent.root / link).is_file() for link in links)
+    assert "<script" not in html
+    assert "script-src" not in html
+
+
+def test_a_single_run_says_what_it_holds_for_and_names_the_remedy(made):
+    parent, config, _ = made
+    child, one = parent.child(config.training_seeds[0]), decide_single(made)
+    for shown in (
+        child.report_html.read_text("utf-8"),
+        child.report_md.read_text("utf-8"),
+        summary(one),
+        " ".join(summary(one, width=80).split()),
+    ):
+        assert "his checkpoint" in shown
+        assert "--seeds 3" in shown.replace("\\", "")
+    assert "One seed: --seeds 3." in " ".join(summary(one, width=60).split())
+
+
+def test_questions_that_lack_a_score_in_one_run_are_left_out_and_counted(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", unscored=True, reports=False)
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    assert verdict["pairs_lost"] == 3
+    assert verdict["primary"]["n"] == 77
+    assert verdict["unscored"] == {"base": 1, "tuned": 2}
+    missing = verdict["missing"]
+    assert missing["bounds"][0] < verdict["primary"]["difference"] < missing["bounds"][1]
+    assert any("3 of 80 questions lack a score" in text for text in verdict["warnings"])
+
+
+def test_many_missing_scores_need_bounds_that_agree(tmp_path):
+    parent, config = make_seeds(
+        tmp_path / "m", gain=0.9, noise=0.3, effects=(0.0, 0.05, -0.05), reports=False
+    )
+    assert decide_seeds(config, parent, QUIET, judge_slug=SLUG)["verdict"] == "better"
+    run = parent.child(config.training_seeds[1])
+    path = run.judgements(SLUG) / "judgements.jsonl"
+    rows = read_jsonl(path, Judgement)
+    for number in range(1, 50, 2):  # tuned answers
+        gone = {"overall": None, "scores": {}, "unscored_reason": "refused"}
+        rows[number] = rows[number].model_copy(update=gone)
+    write_jsonl(path, rows)
+    decide(load_config(run.config), run, QUIET, judge_slug=SLUG)
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    assert verdict["missing"]["must_agree"]
+    assert verdict["missing"]["verdict_without"] == "better"
+    assert verdict["verdict"] == "inconclusive"
+    assert verdict["warnings"][0].startswith("The verdict would be `better`, but 25 of 80")
+
+
+def test_not_one_question_is_a_fault_of_the_judge(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=8, reports=False)
+    for seed, arm in zip(config.training_seeds, ("base", "tuned"), strict=False):
+        path = parent.child(seed).judgements(SLUG) / "judgements.jsonl"
+        half = 0 if arm == "base" else 1
+        rows = read_jsonl(path, Judgement)
+        order = list(dict.fromkeys(row.id for row in rows))
+        gone = {"overall": None, "scores": {}, "unscored_reason": "refused"}
+        write_jsonl(
+            path,
+            [
+                row.model_copy(update=gone) if order.index(row.id) % 2 == half else row
+                for row in rows
+            ],
+        )
+    with pytest.raises(JudgeError, match="not one of 8 questions"):
+        decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+
+
+def test_runs_that_were_asked_other_questions_are_refused(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=12, reports=False)
+    run = parent.child(config.training_seeds[2])
+    write_jsonl(run.test_rows, read_jsonl(run.test_rows, Example)[::-1])
+    with pytest.raises(DataError, match="seed 9 were asked other test questions"):
+        decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+
+
+def test_repeats_of_the_judge_are_a_component(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", repeats=3, reports=False)
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    judge = verdict["seeds"]["components"]["judge"]
+    assert judge["repeats"] == 3
+    assert judge["variance_of_one_judgement"] == pytest.approx(0.25, rel=0.3)  # sd 0.5, ends cut
+    assert "over 3 repeats" in seeds_summary(verdict)
+
+
+def test_seeds_that_disagree_and_seeds_that_decide_the_uncertainty_are_said(tmp_path):
+    parent, config = make_seeds(
+        tmp_path / "m", gain=0.0, effects=(1.5, -1.5, 0.0), noise=0.2, reports=False
+    )
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    assert verdict["verdict"] == "inconclusive"
+    text = " ".join(verdict["warnings"])
+    assert "of the uncertainty comes from the training seed" in text
+    assert "The runs alone do not agree: seed 7 `better`, seed 8 `worse`" in text
+
+
+def test_runs_added_after_a_verdict_are_said(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", effects=(0.1, 0.2, 0.3, 0.0, 0.1), reports=False)
+    write_json(parent.stamp_path("seeds"), {"asked": [3, 5]})
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    assert verdict["seeds"]["grown_from"] == [3]
+    assert any("added after the verdict over 3 seeds was seen" in t for t in verdict["warnings"])
+    assert not any("say little" in text for text in verdict["warnings"])

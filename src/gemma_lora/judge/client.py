@@ -168,7 +168,8 @@ class ServerAsker:
                 continue
             except NoReply as silence:
                 # servers whose chat template knows no system role (Gemma 1 and 2) may fail instead of refusing
-                maybe = not self._settled and dialect.system and str(silence).startswith(_FAILED)
+                early = self._first is None or not self._first.done()
+                maybe = early and dialect.system and str(silence).startswith(_FAILED)
                 if self._proven or not maybe:
                     raise NoReply(str(silence), silence.usage + lost) from None
                 self._console.note(

@@ -144,6 +144,7 @@ class Scorer(Protocol):
 class Source(Protocol):
     """Where items come from: what there is, by key, with a digest of what the judge sees."""
 
+    arms: tuple[str, ...]
     keys: list[Key]
     digests: dict[Key, str]
 

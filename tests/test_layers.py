@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "agreement": 1,
     "statistics": 1,
     "verdict": 2,
+    "rubric": 2,
     "data": 2,
     "model": 2,
     "audit": 3,

@@ -194,6 +194,8 @@ class JudgeConfig(_Section):
     """US dollars for a million output tokens of the judge, to show the cost."""
     max_cost: Annotated[float | None, Field(gt=0)] = None
     """US dollars that judging may cost, all calls together: it stops before it would cost more. Needs both prices."""
+    rubric: AutoStr = None
+    """A YAML file with dimensions, anchors and weights of your own (docs/judging.md). auto: the built-in rubric."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

@@ -21,6 +21,7 @@ from gemma_lora.console import Console
 from gemma_lora.data.source import source_digest
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.loading import dump, leaves, load_config
+from gemma_lora.rubric import load_rubric
 from gemma_lora.rundir import RunDir, file_digest, read_json, write_json, write_text
 
 __all__ = [
@@ -60,6 +61,8 @@ def identity(config: Config) -> dict[str, Any]:
     for key in ("path", "test"):
         if tree["data"][key] is not None:
             tree["data"][key] = source_digest(tree["data"][key])
+    if tree["judge"]["rubric"] is not None:
+        tree["judge"]["rubric"] = load_rubric(tree["judge"]["rubric"]).hash
     return tree
 
 
@@ -130,6 +133,9 @@ def open_run(folder: Path, flags: Mapping[str, Any]) -> tuple[RunDir, Config]:
         for key in ("path", "test"):  # a digest there, a path here
             made["data"].pop(key, None)
             now["data"].pop(key, None)
+        if made["judge"].get("rubric") and now["judge"]["rubric"]:
+            made["judge"].pop("rubric")
+            now["judge"].pop("rubric")
         edited = _differences(made, now)
         if edited:
             raise ConfigError(

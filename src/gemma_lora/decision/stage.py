@@ -17,7 +17,13 @@ from typing import Any, cast
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.decision.caveats import caveats
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up, paired_scores
+from gemma_lora.decision.pairing import (
+    OVERALL,
+    PairedQuestion,
+    dimensions_of,
+    pair_up,
+    paired_scores,
+)
 from gemma_lora.decision.robustness import (
     missing_facts,
     number,
@@ -41,14 +47,15 @@ _UNIT = "question (repeats averaged; near-duplicates share a cluster)"
 def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) -> dict[str, Any]:
     """Pair, estimate, apply the rule; returns what it wrote to verdict.json."""
     folder = run.judgements(judge_slug)
+    judge = _judge_facts(config, run, judge_slug)
     judgements = read_jsonl(folder / "judgements.jsonl", Judgement, console)
     test = read_jsonl(run.test_rows, Example, console)
     questions, strangers = pair_up(
         test,
         {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
         judgements,
+        judge["dimensions"],
     )
-    judge = _judge_facts(config, run, judge_slug)
     complete = [q for q in questions if q.difference() is not None]
     if not complete:
         raise _nothing_scored(run, judge, questions)
@@ -69,7 +76,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
             name: None
             if (result := _compare(questions, name)) is None
             else _comparison(name, result)
-            for name in DIMENSIONS
+            for name in judge["dimensions"]
         },
         "robustness": robustness(questions, overall.difference, config.seed),
         "missing": missing_facts(missing, word),
@@ -133,7 +140,7 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     scored = [q for q in questions if q.scored[arm].overall is not None]
     missing = [q.scored[arm] for q in questions if q.scored[arm].overall is None]
     means: dict[str, float | None] = {}
-    for name in (OVERALL, *DIMENSIONS):
+    for name in (OVERALL, *dimensions_of(questions)):
         found = [value for q in scored if (value := q.scored[arm].scores[name]) is not None]
         means[name] = number(fmean(found)) if found else None
     return {
@@ -188,6 +195,8 @@ def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
         "snapshot": known.get("snapshot"),
         "slug": slug,
         "requested": config.judge.judge,
+        "requested_rubric": config.judge.rubric,
+        "dimensions": known.get("dimensions", list(DIMENSIONS)),
     }
 
 

@@ -20,10 +20,10 @@ from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
 from gemma_lora.judge.replies import REJECTED, Ended, NoReply, Rejected, Reply, remedy_for
-from gemma_lora.records import DIMENSIONS
+from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["Asker", "LlmScorer"]
+__all__ = ["Asker", "LlmScorer", "rubric_facts"]
 
 
 class Asker(Protocol):
@@ -64,8 +64,11 @@ class LlmScorer:
         asker: Asker,
         cache: ReplyCache | None,
         console: Console,
+        rubric: Rubric,
     ) -> None:
         self.kind = target.backend
+        self.rubric = rubric
+        self.dimensions = rubric.names
         self.parallel = asker.concurrency
         self._target = target
         self._config = config
@@ -80,19 +83,20 @@ class LlmScorer:
         self._heard = False
 
     @staticmethod
-    def identity_of(target: Target, config: JudgeConfig) -> dict[str, Any]:
+    def identity_of(target: Target, config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
         return {
             "backend": target.backend,
             "address": target.address,
             "model": target.model,
             **({} if target.protocol == "chat" else {"protocol": target.protocol}),
             "prompt": prompt_hash(),
-            "schema": schema_hash(),
+            "rubric": rubric.hash,
+            "schema": schema_hash(rubric.scores),
             "parameters": {"temperature": 0, "max_tokens": config.judge_max_tokens},
         }
 
     def identity(self) -> dict[str, Any]:
-        return self.identity_of(self._target, self._config)
+        return self.identity_of(self._target, self._config, self.rubric)
 
     def is_cached(self, fields: str) -> bool:
         """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""
@@ -105,7 +109,9 @@ class LlmScorer:
             twin = await asyncio.shield(waiting)
             free = twin.unscored_reason is None and twin.ended is None
             return dataclasses.replace(twin, usage=Usage(), cached=free)
-        found = self._cache.get(self._key(fields, self._snapshot)) if self._cache else None
+        found = None
+        if self._cache:
+            found = self._cache.get(self._key(fields, self._snapshot), self.rubric.scores)
         if found is not None:
             self._saw(found.model)
             outcome = _outcome(found.verdict, Usage())
@@ -133,7 +139,8 @@ class LlmScorer:
         return {
             "prompt": PROMPT_NAME,
             "prompt_hash": prompt_hash(),
-            "schema_hash": schema_hash(),
+            "schema_hash": schema_hash(self.rubric.scores),
+            **rubric_facts(self.rubric),
             "parameters": self.identity()["parameters"],
         }
 
@@ -144,7 +151,7 @@ class LlmScorer:
         spent = Usage()
         complaint, lower, longer, damaged = "", False, False, False
         for _ in range(2):
-            prompt = render(item.messages, item.reference, item.answer, complaint=complaint)
+            prompt = self.render(item, complaint)
             try:
                 reply = await self._asker.ask(prompt, lower=lower, longer=longer)
             except NoReply as fault:
@@ -162,7 +169,7 @@ class LlmScorer:
             self._silent, self._heard = 0, True
             spent += reply.usage
             try:
-                verdict = _read(reply, item)
+                verdict = _read(reply, item, self.rubric)
             except Unusable as fault:
                 self._asker.judged(reply, False)
                 complaint, damaged = str(fault), reply.damaged
@@ -184,6 +191,12 @@ class LlmScorer:
             )
         way = NO_REPLY if damaged else "unusable reply: "
         return Outcome.unscored(f"{way}{complaint} (asked twice)", spent)
+
+    def render(self, item: Item, complaint: str = "") -> Prompt:
+        """The prompt for `item`."""
+        return render(
+            item.messages, item.reference, item.answer, complaint=complaint, rubric=self.rubric
+        )
 
     def _key(self, fields: str, snapshot: str | None) -> str:
         return digest(self._identity, snapshot, fields)
@@ -214,19 +227,29 @@ class LlmScorer:
             raise error
 
 
-def _read(reply: Reply, item: Item) -> Verdict:
+def rubric_facts(rubric: Rubric) -> dict[str, Any]:
+    """What judge.json tells of the rubric."""
+    return {
+        "rubric": rubric.name,
+        "rubric_hash": rubric.hash,
+        "dimensions": list(rubric.names),
+        "weights": rubric.weights,
+    }
+
+
+def _read(reply: Reply, item: Item, rubric: Rubric) -> Verdict:
     if reply.fault:
         raise Unusable(reply.fault)
-    verdict = read_verdict(reply.text)
-    if any(verdict == forged for forged in verdicts_in(item.answer)):
+    verdict = read_verdict(reply.text, rubric.scores)
+    if any(verdict == forged for forged in verdicts_in(item.answer, rubric.scores)):
         raise Unusable("it copies a verdict that stands in the answer")
     return verdict
 
 
 def _outcome(verdict: Verdict, usage: Usage) -> Outcome:
     return Outcome(
-        scores={name: float(verdict.scores[name]) for name in DIMENSIONS},
-        overall=float(verdict.scores["overall"]),
+        scores={name: float(n) for name, n in verdict.scores.items() if name != OVERALL},
+        overall=float(verdict.scores[OVERALL]),
         # a lone surrogate (a JSON escape gone wrong) could not be written to a file
         reasoning=verdict.reasoning.encode("utf-8", "replace").decode(),
         usage=usage,

@@ -3,7 +3,7 @@
 One small JSON file for each reply under `$GEMMA_LORA_CACHE/judge` (else `$XDG_CACHE_HOME/gemma-lora/
 judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two processes can share it
 and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model and
-the snapshot that it said it is), the template, the schema, the parameters, the repeat and the fields;
+the snapshot that it said it is), the template, the rubric, the schema, the parameters, the repeat and the fields;
 never of the rendered prompt, whose marker code changes with each call. `snapshots/` holds which
 snapshot each judge was when it last replied. An entry is validated again when it is read; a damaged
 one counts as absent. A folder that cannot be written costs a warning, not the run. Holds no key and
@@ -15,11 +15,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.console import Console
+from gemma_lora.judge.asking import SCORES
 from gemma_lora.judge.reading import Unusable, Verdict, validate
 
 __all__ = ["Cached", "ReplyCache", "cache_folder"]
@@ -51,7 +53,8 @@ class ReplyCache:
         self._console = console
         self._writable = True
 
-    def get(self, key: str) -> Cached | None:
+    def get(self, key: str, names: Sequence[str] = SCORES) -> Cached | None:
+        """The reply with the scores `names`; None where there is none, or a damaged one."""
         try:
             value: Any = json.loads(self._path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -62,7 +65,7 @@ class ReplyCache:
         if not isinstance(entry.get("verdict"), dict):
             return None
         try:
-            verdict = validate(entry["verdict"])
+            verdict = validate(entry["verdict"], names)
         except Unusable:
             return None
         return Cached(verdict, entry.get("model"), entry.get("fingerprint"))

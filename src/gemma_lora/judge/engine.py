@@ -23,7 +23,7 @@ from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.budget import Prices, cost
 from gemma_lora.judge.checks import flags_for
-from gemma_lora.judge.items import Items, Key, Outcome, Scorer, Usage
+from gemma_lora.judge.items import Item, Items, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Ledger
 from gemma_lora.records import Judgement
 
@@ -86,7 +86,7 @@ async def score_all(
     for number, key in enumerate(keys, start=1):
         item = items.load(key)
         outcome = await scorer.score(item)
-        batch.append((key, outcome, outcome.as_judgement(item, flags_for(item))))
+        batch.append((key, outcome, _judgement(scorer, item, outcome)))
         if len(batch) == _BATCH or number == len(keys):
             ledger.record(batch)
             for _, done, _ in batch:
@@ -114,7 +114,7 @@ async def ask_all(
             except JudgeError as error:
                 outcome = Outcome(ended=error)
             if outcome.ended is None:
-                await writer.write(key, outcome, outcome.as_judgement(item, flags_for(item)))
+                await writer.write(key, outcome, _judgement(scorer, item, outcome))
             else:
                 ended.append(outcome.ended)
                 if outcome.usage != Usage():
@@ -143,6 +143,11 @@ async def ask_all(
         raise _ending(signals[0])
     if ended:
         raise ended[0]
+
+
+def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:
+    names = scorer.dimensions
+    return outcome.as_judgement(item, flags_for(item, names), names)
 
 
 class _Writer:

@@ -9,7 +9,7 @@ are incomplete or do not match between the arms.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -68,15 +68,12 @@ class Usage:
         )
 
 
-def _nothing() -> dict[str, float | None]:
-    return dict.fromkeys(DIMENSIONS)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """Scores, or the reason why there are none."""
 
-    scores: dict[str, float | None] = field(default_factory=_nothing)
+    scores: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """By dimension; one that is absent was not measured."""
     overall: float | None = None
     reasoning: str = ""
     unscored_reason: str | None = None
@@ -98,12 +95,15 @@ class Outcome:
     def no_reply(self) -> bool:
         return (self.unscored_reason or "").startswith(NO_REPLY)
 
-    def as_judgement(self, item: Item, flags: tuple[str, ...]) -> Judgement:
+    def as_judgement(
+        self, item: Item, flags: tuple[str, ...], dimensions: Sequence[str] = DIMENSIONS
+    ) -> Judgement:
+        """The line of the file, with every one of `dimensions`: null where it was not measured."""
         return Judgement(
             id=item.id,
             arm=item.arm,
             repeat=item.repeat,
-            scores=self.scores,
+            scores={name: self.scores.get(name) for name in dimensions},
             overall=self.overall,
             reasoning=self.reasoning,
             unscored_reason=self.unscored_reason,
@@ -117,6 +117,8 @@ class Scorer(Protocol):
     kind: str
     parallel: int
     """Items scored at once."""
+    dimensions: tuple[str, ...]
+    """What it scores beside overall; some it may leave unmeasured."""
 
     @property
     def is_llm(self) -> bool | None:

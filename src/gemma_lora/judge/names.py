@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gemma_lora.config import JudgeConfig
 from gemma_lora.errors import ConfigError, JudgeError
+from gemma_lora.rubric import load_rubric
 
 __all__ = ["OPENAI_HOST", "Target", "key_for", "resolve", "slug", "where_data_goes"]
 
@@ -131,8 +132,14 @@ def key_for(target: Target) -> str | None:
     return key
 
 
-def slug(name: str) -> str:
-    """A folder name for a judge: readable, and different for different judges."""
+def slug(name: str, rubric: str | None = None) -> str:
+    """A folder name for a judge by a rubric (None: the built-in one): readable, and different for each pair."""
+    own = load_rubric(rubric)
+    judge = _judge_slug(name)
+    return judge if own.is_default else f"{judge}-{own.name}-{own.hash[:6]}"
+
+
+def _judge_slug(name: str) -> str:
     target = resolve(name)
     text = target.name
     if target.backend == "replay":

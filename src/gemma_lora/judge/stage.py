@@ -1,7 +1,7 @@
 """The judge stage: probe before the run, judge after it.
 
-Reads answers/test/*.jsonl; writes judgements/<judge>/judgements.jsonl and judge.json (who judged, by
-which prompt and schema, tokens, cost, what came from the cache, warnings). Contacts the server that
+Reads answers/test/*.jsonl; writes judgements/<judge>/judgements.jsonl, rubric.yaml (the
+rubric, whole) and judge.json (who judged, by which prompt, rubric and schema, tokens, cost, what came from the cache, warnings). Contacts the server that
 the user named, and no other. Raises JudgeError (exit 4) where the judge cannot be used at all or not
 one answer of an arm could be scored; single faults are recorded as unscored with their reason.
 """
@@ -15,9 +15,8 @@ from typing import Any
 
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.judge.asked import Asker, LlmScorer
-from gemma_lora.judge.asking import render
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
@@ -28,7 +27,8 @@ from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import ARMS, Message
-from gemma_lora.rundir import RunDir, digest, read_saved, write_json
+from gemma_lora.rubric import Rubric, load_rubric
+from gemma_lora.rundir import RunDir, digest, read_saved, write_json, write_text
 
 __all__ = ["fingerprint", "judge", "probe"]
 
@@ -65,7 +65,7 @@ def _judge(
     console: _Listener,
     backoff: float,
 ) -> Path:
-    folder = run.judgements(slug(settings.judge))
+    folder = run.judgements(slug(settings.judge, settings.rubric))
     _family_warning(target, console)
     # the identity needs no connection, and the ledger says what the budget has left
     ledger = Ledger(folder, items, _identity(target, settings), console)
@@ -87,6 +87,8 @@ def _judge(
             else:
                 await score_all(scorer, items, todo, ledger, progress)
 
+    if isinstance(scorer, LlmScorer | ReplayScorer):
+        write_text(folder / "rubric.yaml", scorer.rubric.text)
     if todo:
         run_async(work)
     tally = ledger.close()
@@ -129,7 +131,7 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
             f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
             f"{reason.removeprefix(NO_REPLY)}",
             where=f"{target.name} ({target.host})",
-            expected="one JSON object with reasoning and six integer scores"
+            expected="one JSON object with reasoning and integer scores"
             if not unreachable
             else None,
             remedy=remedy_for(reason)
@@ -148,10 +150,22 @@ def fingerprint(config: JudgeConfig) -> str:
 
 def _identity(target: Target, config: JudgeConfig) -> dict[str, Any]:
     if target.backend == "replay":
-        return ReplayScorer(Path(target.model)).identity()
+        return ReplayScorer(Path(target.model), _rubric(target, config)).identity()
+    rubric = _rubric(target, config)
     if not target.is_llm:
         return LexicalScorer().identity()
-    return LlmScorer.identity_of(target, config)
+    return LlmScorer.identity_of(target, config, rubric)
+
+
+def _rubric(target: Target, config: JudgeConfig) -> Rubric:
+    """The rubric to judge by; ConfigError where the judge cannot follow one."""
+    if config.rubric is not None and target.backend == "lexical":
+        raise ConfigError(
+            "the judge `lexical` measures overlap of words and cannot follow a rubric",
+            where=f"--rubric {config.rubric}",
+            remedy="name a language model with --judge, or take --rubric auto",
+        )
+    return load_rubric(config.rubric)
 
 
 def _repeatable(target: Target) -> bool:
@@ -197,7 +211,7 @@ def _uncached_first(
     if asked:
         step = max(1, len(asked) // 100)
         loaded = [items.load(key) for key in asked[::step]]
-        prompts = [render(item.messages, item.reference, item.answer) for item in loaded]
+        prompts = [scorer.render(item) for item in loaded]
         chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
         prices = (config.price_input, config.price_output)
         estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
@@ -239,10 +253,11 @@ def _scorer(
     cache: bool = True,
     budget: Budget | None = None,
 ) -> Scorer:
+    rubric = _rubric(target, config)
     if target.backend == "lexical":
         return LexicalScorer()
     if target.backend == "replay":
-        return ReplayScorer(Path(target.model))
+        return ReplayScorer(Path(target.model), rubric)
     asker: Asker
     if target.backend == "hf":
         from gemma_lora.judge.hf import ModelAsker
@@ -253,7 +268,7 @@ def _scorer(
 
         asker = ServerAsker(target, config, console, backoff=backoff, budget=budget)
     kept = ReplyCache(cache_folder(), console) if cache else None
-    return LlmScorer(target, config, asker, kept, console)
+    return LlmScorer(target, config, asker, kept, console, rubric)
 
 
 def _family_warning(target: Target, console: Console) -> None:

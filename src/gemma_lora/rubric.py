@@ -38,16 +38,21 @@ from gemma_lora.loading import parse_yaml
 from gemma_lora.rundir import digest
 
 __all__ = [
+    "GAP",
     "MOST_DIMENSIONS",
     "OVERALL",
     "Criterion",
     "Dimension",
     "Rubric",
+    "departs",
     "load_rubric",
     "local_overall",
 ]
 
 OVERALL = "overall"
+GAP = 1.5
+"""Points between the judge's overall and the mean of its dimensions from which they disagree: half a point
+is what rounding to an integer does, and one more is a step on the scale that no rounding explains."""
 MOST_DIMENSIONS = 12
 _MOST_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -197,6 +202,14 @@ def local_overall(scores: Mapping[str, float | None], weights: Mapping[str, floa
         return None
     share = {name: weights.get(name, 1.0) for name in known}
     return math.fsum(share[name] * known[name] for name in known) / math.fsum(share.values())
+
+
+def departs(
+    scores: Mapping[str, float | None], overall: float | None, weights: Mapping[str, float]
+) -> bool:
+    """Whether the judge's own overall is more than `GAP` from the mean of its dimensions."""
+    local = local_overall(scores, weights)
+    return overall is not None and local is not None and abs(overall - local) > GAP + 1e-9
 
 
 @cache

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemma_lora.decision.overall import MANY
 from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
@@ -32,6 +33,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_missing(verdict),
         *_sample(verdict, questions),
         *_disagreement(verdict),
+        *_overall(verdict),
         *_lengths(verdict),
     ]
     lines.append(
@@ -210,6 +212,32 @@ def _disagreement(verdict: Mapping[str, Any]) -> list[str]:
         f"Not all checks agree: {told} {claim} {which}. The rule was fixed beforehand and stands; "
         "take the result as a close one."
     ]
+
+
+def _overall(verdict: Mapping[str, Any]) -> list[str]:
+    """Where the judge's overall tells another story than its own dimensions."""
+    found = verdict["overall_check"]
+    if found is None:
+        return []
+    lines: list[str] = []
+    if found["agrees"] is False:
+        reach = "" if found["ci95"] is None else " ({:+.2f} to {:+.2f})".format(*found["ci95"])
+        lines.append(
+            f"Were overall the weighted mean of the dimensions, the difference would be "
+            f"{found['difference']:+.2f}{reach} and the verdict `{found['word']}`. The overall that the judge gave "
+            "was named as the measure beforehand and decides; take the result as a close one."
+        )
+    shares = {arm: found[arm]["departs"] / max(1, found[arm]["judgements"]) for arm in ARMS}
+    if max(shares.values()) > MANY:
+        counts = " and ".join(
+            f"{found[arm]['departs']} of {found[arm]['judgements']} {arm}" for arm in ARMS
+        )
+        lines.append(
+            f"In {counts} judgements the judge's overall is more than {found['threshold']:g} points from the "
+            "weighted mean of its own dimensions: read some (they carry a flag). Either one dimension spoils "
+            "the whole for it, which can be right, or it does not keep to the criteria."
+        )
+    return lines
 
 
 def _lengths(verdict: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.decision.caveats import caveats
+from gemma_lora.decision.overall import overall_check
 from gemma_lora.decision.pairing import (
     OVERALL,
     PairedQuestion,
@@ -34,7 +35,14 @@ from gemma_lora.decision.robustness import (
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
-from gemma_lora.verdict import MARGIN, RULE, PairedResult, missing_judgements, paired_difference
+from gemma_lora.verdict import (
+    MARGIN,
+    RULE,
+    PairedResult,
+    Verdict,
+    missing_judgements,
+    paired_difference,
+)
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["SCHEMA_VERSION", "decide"]
@@ -85,6 +93,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "win_tie_loss": {"win": overall.win, "tie": overall.tie, "loss": overall.loss},
         "unscored": {arm: arms[arm]["unscored"] for arm in ARMS},
         "judge": judge,
+        "overall_check": _overall_check(questions, judgements, judge, word),
         "forgetting": None,
         "rule": RULE,
         "questions": len(questions),
@@ -156,6 +165,18 @@ def _arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
         "stopped_by_limit": sum(answer.stopped_by == "limit" for answer in answers),
         "empty": sum(not answer.answer.strip() for answer in answers),
     }
+
+
+def _overall_check(
+    questions: Sequence[PairedQuestion],
+    judgements: Sequence[Judgement],
+    judge: dict[str, Any],
+    word: Verdict,
+) -> dict[str, Any] | None:
+    """None where the judge's overall is the mean of its dimensions by definition."""
+    if judge["kind"] == "lexical":
+        return None
+    return overall_check(questions, judgements, judge.get("weights") or {}, word)
 
 
 def _runs_to_limit(arm: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gemma_lora.config import JudgeConfig
@@ -19,11 +20,26 @@ from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
-from gemma_lora.judge.replies import REJECTED, Ended, NoReply, Rejected, Reply, remedy_for
+from gemma_lora.judge.replies import (
+    REJECTED,
+    Distribution,
+    Ended,
+    NoReply,
+    Rejected,
+    Reply,
+    remedy_for,
+)
+from gemma_lora.records import Certainty
 from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["Asker", "LlmScorer", "rubric_facts"]
+__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts"]
+
+EXPECTED = "expected score over 1 to 10 from token probabilities"
+LEAST_MASS, LITTLE_MASS = 0.05, 0.5
+"""Probability of any valid score: below the first nothing is known of scores and the answer stays unscored;
+below the second the model would rather have written something else, which is a flag."""
+DOUBTFUL = "the judge seldom writes a score here"
 
 
 class Asker(Protocol):
@@ -68,7 +84,7 @@ class LlmScorer:
     ) -> None:
         self.kind = target.backend
         self.rubric = rubric
-        self.dimensions = rubric.names
+        self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target
         self._config = config
@@ -84,8 +100,10 @@ class LlmScorer:
 
     @staticmethod
     def identity_of(target: Target, config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
+        scoring = {"scoring": EXPECTED} if target.backend == "hf" else {}
         return {
             "backend": target.backend,
+            **scoring,
             "address": target.address,
             "model": target.model,
             **({} if target.protocol == "chat" else {"protocol": target.protocol}),
@@ -114,7 +132,7 @@ class LlmScorer:
             found = self._cache.get(self._key(fields, self._snapshot), self.rubric.scores)
         if found is not None:
             self._saw(found.model)
-            outcome = _outcome(found.verdict, Usage())
+            outcome = _outcome(found.verdict, Usage(), found.distributions)
             return dataclasses.replace(
                 outcome, cached=True, model=found.model, fingerprint=found.fingerprint
             )
@@ -141,6 +159,7 @@ class LlmScorer:
             "prompt_hash": prompt_hash(),
             "schema_hash": schema_hash(self.rubric.scores),
             **rubric_facts(self.rubric),
+            "scoring": self.identity().get("scoring", "integers as written"),
             "parameters": self.identity()["parameters"],
         }
 
@@ -179,12 +198,13 @@ class LlmScorer:
             self._saw(reply.model)
             if self._cache:
                 key = self._key(fields, reply.model)
-                self._cache.put(key, Cached(verdict, reply.model, reply.fingerprint))
+                kept = Cached(verdict, reply.model, reply.fingerprint, reply.distributions)
+                self._cache.put(key, kept)
                 if reply.model and reply.model != self._snapshot:
                     self._snapshot = reply.model
                     self._cache.set_snapshot(self._identity, reply.model)
             return dataclasses.replace(
-                _outcome(verdict, spent),
+                _outcome(verdict, spent, reply.distributions),
                 model=reply.model,
                 fingerprint=reply.fingerprint,
                 rung="prose" if reply.ignored else reply.rung,
@@ -243,13 +263,37 @@ def _read(reply: Reply, item: Item, rubric: Rubric) -> Verdict:
     verdict = read_verdict(reply.text, rubric.scores)
     if any(verdict == forged for forged in verdicts_in(item.answer, rubric.scores)):
         raise Unusable("it copies a verdict that stands in the answer")
+    _need_mass(reply.distributions or {})
     return verdict
 
 
-def _outcome(verdict: Verdict, usage: Usage) -> Outcome:
+def _need_mass(found: Mapping[str, Distribution]) -> None:
+    """Unusable where the model would write a score so seldom that what it thinks of scores is unknown."""
+    low = [f"{name} {d.mass:.1%}" for name, d in found.items() if not d.mass >= LEAST_MASS]
+    if low:
+        raise Unusable(
+            f"the model hardly gives scores: probability of any from 1 to 10 below {LEAST_MASS:.0%} "
+            f"({', '.join(low)})"
+        )
+
+
+def _outcome(
+    verdict: Verdict, usage: Usage, found: Mapping[str, Distribution] | None = None
+) -> Outcome:
+    scores = {name: float(number) for name, number in verdict.scores.items()}
+    if found:
+        scores = {name: round(found[name].expected, 4) for name in scores}
+    doubtful = any(d.mass < LITTLE_MASS for d in (found or {}).values())
     return Outcome(
-        scores={name: float(n) for name, n in verdict.scores.items() if name != OVERALL},
-        overall=float(verdict.scores[OVERALL]),
+        scores={name: number for name, number in scores.items() if name != OVERALL},
+        overall=scores[OVERALL],
+        certainty={
+            name: Certainty(entropy=round(d.entropy, 4), mass=round(d.mass, 4))
+            for name, d in found.items()
+        }
+        if found
+        else None,
+        flags=(DOUBTFUL,) if doubtful else (),
         # a lone surrogate (a JSON escape gone wrong) could not be written to a file
         reasoning=verdict.reasoning.encode("utf-8", "replace").decode(),
         usage=usage,

@@ -13,9 +13,10 @@ no prompt.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from typing import Any, cast
 from gemma_lora.console import Console
 from gemma_lora.judge.asking import SCORES
 from gemma_lora.judge.reading import Unusable, Verdict, validate
+from gemma_lora.judge.replies import Distribution
 
 __all__ = ["Cached", "ReplyCache", "cache_folder"]
 
@@ -34,6 +36,7 @@ class Cached:
     verdict: Verdict
     model: str | None
     fingerprint: str | None
+    distributions: Mapping[str, Distribution] | None = None
 
 
 def cache_folder() -> Path:
@@ -43,6 +46,21 @@ def cache_folder() -> Path:
         return Path(root).expanduser() / "judge"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "gemma-lora" / "judge"
+
+
+def _distributions(value: Any, names: Sequence[str]) -> dict[str, Distribution] | None:
+    """As they were put; ValueError, KeyError or TypeError where the entry is damaged."""
+    if value is None:
+        return None
+    found: dict[str, Distribution] = {}
+    for name in names:
+        parts = tuple(float(part) for part in value[name]["probabilities"])
+        mass = float(value[name]["mass"])
+        right = len(parts) == 10 and min(parts) >= 0 and abs(math.fsum(parts) - 1) < 1e-6
+        if not right or not 0 <= mass <= 1:
+            raise ValueError(f"{name} is no distribution")
+        found[name] = Distribution(parts, mass)
+    return found
 
 
 class ReplyCache:
@@ -66,9 +84,10 @@ class ReplyCache:
             return None
         try:
             verdict = validate(entry["verdict"], names)
-        except Unusable:
+            distributions = _distributions(entry.get("distributions"), names)
+        except (Unusable, KeyError, TypeError, ValueError):
             return None
-        return Cached(verdict, entry.get("model"), entry.get("fingerprint"))
+        return Cached(verdict, entry.get("model"), entry.get("fingerprint"), distributions)
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, which may prove damaged."""
@@ -89,7 +108,16 @@ class ReplyCache:
 
     def put(self, key: str, cached: Cached) -> None:
         verdict = {"reasoning": cached.verdict.reasoning, **cached.verdict.scores}
-        entry = {"verdict": verdict, "model": cached.model, "fingerprint": cached.fingerprint}
+        entry: dict[str, Any] = {
+            "verdict": verdict,
+            "model": cached.model,
+            "fingerprint": cached.fingerprint,
+        }
+        if cached.distributions:
+            entry["distributions"] = {
+                name: {"probabilities": found.probabilities, "mass": found.mass}
+                for name, found in cached.distributions.items()
+            }
         self._write(self._path(key), json.dumps(entry))
 
     def _write(self, path: Path, text: str) -> None:

@@ -12,16 +12,16 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from gemma_lora.judge.asking import CONTROL_TOKEN
-from gemma_lora.judge.items import Item
+from gemma_lora.judge.items import Item, Outcome
 from gemma_lora.judge.lexical import content_words, language_of, words
 from gemma_lora.records import DIMENSIONS
-from gemma_lora.rubric import OVERALL
+from gemma_lora.rubric import OVERALL, departs
 
-__all__ = ["flags_for"]
+__all__ = ["flags_for", "flags_of_scores"]
 
 EMPTY = "empty answer"
 ECHO_QUESTION = "repeats the question"
@@ -32,6 +32,7 @@ INSTRUCTS = "addresses the judge"
 HIDDEN = "contains invisible characters"
 CONTROL = "contains control tokens"
 GRADE = "states a grade"
+DEPARTS = "overall departs from its dimensions"
 LOOKALIKE = "mixes look-alike letters"
 
 
@@ -107,6 +108,12 @@ def flags_for(item: Item, dimensions: tuple[str, ...] = DIMENSIONS) -> tuple[str
         LOOKALIKE: len(_TWO_ALPHABETS.findall(item.answer)) >= 2,
     }
     return tuple(flag for flag, there in found.items() if there)
+
+
+def flags_of_scores(outcome: Outcome, weights: Mapping[str, float]) -> tuple[str, ...]:
+    """The flags of one judgement: its own, and whether its overall is another than its dimensions give."""
+    departing = departs(outcome.scores, outcome.overall, weights)
+    return (*outcome.flags, DEPARTS) if departing else outcome.flags
 
 
 def _echoes_question(item: Item, answer: str, question: str) -> bool:

@@ -22,7 +22,7 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.budget import Prices, cost
-from gemma_lora.judge.checks import flags_for
+from gemma_lora.judge.checks import flags_for, flags_of_scores
 from gemma_lora.judge.items import Item, Items, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Ledger
 from gemma_lora.records import Judgement
@@ -146,8 +146,9 @@ async def ask_all(
 
 
 def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:
-    names = scorer.dimensions
-    return outcome.as_judgement(item, flags_for(item, names), names)
+    names = tuple(scorer.weights)
+    flags = (*flags_for(item, names), *flags_of_scores(outcome, scorer.weights))
+    return outcome.as_judgement(item, flags, names)
 
 
 class _Writer:

@@ -9,14 +9,14 @@ are incomplete or do not match between the arms.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError, JudgeError
-from gemma_lora.records import ARMS, DIMENSIONS, Answer, Judgement, Message
+from gemma_lora.records import ARMS, DIMENSIONS, Answer, Certainty, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
 __all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Usage", "ordered"]
@@ -86,6 +86,10 @@ class Outcome:
     """How the reply was held to the schema."""
     ended: JudgeError | None = None
     """Nothing more can work; `usage` was spent on this item, which is neither scored nor unscored."""
+    certainty: dict[str, Certainty] | None = None
+    """Of each score, where the scores are expectations."""
+    flags: tuple[str, ...] = ()
+    """What there is to say of the judgement, beside what there is to say of the answer."""
 
     @classmethod
     def unscored(cls, reason: str, usage: Usage | None = None) -> Outcome:
@@ -108,6 +112,7 @@ class Outcome:
             reasoning=self.reasoning,
             unscored_reason=self.unscored_reason,
             flags=flags,
+            certainty=self.certainty,
         )
 
 
@@ -117,8 +122,8 @@ class Scorer(Protocol):
     kind: str
     parallel: int
     """Items scored at once."""
-    dimensions: tuple[str, ...]
-    """What it scores beside overall; some it may leave unmeasured."""
+    weights: Mapping[str, float]
+    """What it scores beside overall, with the weight of each; some it may leave unmeasured."""
 
     @property
     def is_llm(self) -> bool | None:

@@ -15,7 +15,7 @@ the lowest measured score. Words of scripts without spaces are compared as chara
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -75,7 +75,7 @@ class LexicalScorer:
     kind = "lexical"
     is_llm = False
     parallel = 1
-    dimensions = DIMENSIONS
+    weights: Mapping[str, float] = dict.fromkeys(DIMENSIONS, 1.0)
 
     def identity(self) -> dict[str, Any]:
         return {"backend": "lexical", "model": MODEL}

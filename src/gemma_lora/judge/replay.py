@@ -10,6 +10,7 @@ at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,11 +35,11 @@ class ReplayScorer:
     def __init__(self, path: Path, rubric: Rubric | None = None) -> None:
         self._path = path
         self.rubric = rubric or load_rubric(None)
-        self.dimensions = self.rubric.names
-        self._outcomes = _read(path, self.rubric)
-        self._digest = file_digest(path)
+        self.weights: Mapping[str, float] = self.rubric.weights
         made = _origin(path)
         _refuse_other_rubric(path, made, self.rubric)
+        self._outcomes = _read(path, self.rubric)
+        self._digest = file_digest(path)
         is_llm = made.get("is_llm")
         self.is_llm: bool | None = is_llm if isinstance(is_llm, bool) else None
 

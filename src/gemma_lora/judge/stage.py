@@ -320,6 +320,7 @@ def _facts(
         "flags": dict(tally.flags),
         "repeats": repeats,
         "repeat_spread": tally.spread,
+        "certainty": tally.certainty,
         "requests": usage.requests,
         "requests_lost": usage.lost,
         "tokens": {"input": usage.input, "output": usage.output},
@@ -349,6 +350,12 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     if facts.get("rungs"):
         counts = [f"{name} ({count})" for name, count in facts["rungs"].items()]
         console.note(f"replies were held to the schema by {', '.join(counts)}")
+    if facts["certainty"] is not None:
+        console.note(
+            "scores are expected scores over 1 to 10 from the model's token probabilities; of overall on average "
+            f"{facts['certainty']['entropy']:.2f} bits of entropy, {facts['certainty']['mass']:.0%} of the "
+            "probability on a score"
+        )
     if facts["repeat_spread"] is not None:
         console.note(
             f"{facts['repeats']} judgements an answer; they differ by {facts['repeat_spread']:.2f} in "

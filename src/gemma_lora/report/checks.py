@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemma_lora.report.overall import overall_rows
 from gemma_lora.report.wording import interval, p_value, points
 
 __all__ = [
@@ -181,6 +182,7 @@ def other_estimators(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ),
         ),
     ]
+    rows += overall_rows(verdict)
     if length["difference"] is None:
         rows.append(("at equal length", "–", f"cannot be estimated: {length['note']}"))
         return rows

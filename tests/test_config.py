@@ -17,7 +17,7 @@ judge-timeout learning-rate max-cost max-grad-norm max-length max-new-tokens mes
 near-duplicate on-bad-row on-long-row path patience precision price-input price-output
 question-column rank repeats report-to schedule seed shard-weights shared-dropout system-column targets temperature test test-rows
 validation-rows warmup weight-decay
-rubric
+rubric teacher
 """
 
 

@@ -78,6 +78,8 @@ class DataConfig(_Section):
     """Rows for early stopping and choice of checkpoint. auto: a tenth, 16 to 200."""
     near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Questions with at least this Jaccard similarity of five-character shingles stay on one side of the split."""
+    teacher: AutoStr = None
+    """The model that wrote the answers of the data, such as gpt-4: a judge of its family is warned of. auto: none, or not known."""
 
 
 class ModelConfig(_Section):

@@ -44,7 +44,7 @@ OPERATIONAL = frozenset(
         "price_output",
         "max_cost",
     }
-    | {"answer_batch", "report_to", "shard_weights"}
+    | {"answer_batch", "report_to", "shard_weights", "teacher"}
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gemma_lora.decision.overall import MANY
 from gemma_lora.decision.pairing import PairedQuestion
+from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
 
@@ -29,6 +30,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
+        *_kinship(verdict),
         *_endless_base(verdict),
         *_missing(verdict),
         *_sample(verdict, questions),
@@ -111,6 +113,16 @@ def _judge(verdict: Mapping[str, Any]) -> list[str]:
         "usefulness. For a real judge: `--judge openai:MODEL` or `--judge http://HOST/v1#MODEL`."
         + narrow
     ]
+
+
+def _kinship(verdict: Mapping[str, Any]) -> list[str]:
+    """Judge and tuned model, or judge and the author of the training answers, of one family."""
+    judge = verdict["judge"]
+    families = judge.get("families")
+    if families is None:  # of a version that did not save it
+        families = families_of(judge["name"]) if judge["is_llm"] else ()
+    lines = kinship(judge["name"], families, verdict["teacher"])
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def _missing(verdict: Mapping[str, Any]) -> list[str]:

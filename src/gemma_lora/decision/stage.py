@@ -103,6 +103,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "compared_also_in_training": sum(q.id in trained for q in complete),
         "test_rows": {"read": len(test), "in_audit": _rows_in_audit(run)},
         "model": config.model.model,
+        "teacher": config.data.teacher,
         "starter_model": config.model.model.split("@")[0] == "starter",
         "scope": "this checkpoint (one training run, one seed)",
         "max_new_tokens": config.answer.max_new_tokens,

@@ -81,9 +81,11 @@ class LlmScorer:
         cache: ReplyCache | None,
         console: Console,
         rubric: Rubric,
+        architecture: str = "",
     ) -> None:
         self.kind = target.backend
         self.rubric = rubric
+        self.architecture = architecture
         self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target

@@ -51,6 +51,7 @@ class ModelAsker:
         self._config = config
         self._ended: JudgeError | None = None
         self._settings, self._tokenizer = _front(name)
+        self.architecture = str(self._settings.model_type)
         self._model: Any = None
         self._console = console
 

@@ -9,7 +9,6 @@ one answer of an arm could be scored; single faults are recorded as unscored wit
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
 from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
+from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.judge.ledger import Ledger, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
@@ -54,7 +54,7 @@ def judge(
     console = _Listener(console)
     items = Items(run, console, _repeats(target, settings, console))
     with contextlib.closing(items):
-        return _judge(settings, target, items, run, console, backoff)
+        return _judge(settings, target, items, run, console, backoff, config.data.teacher)
 
 
 def _judge(
@@ -64,14 +64,16 @@ def _judge(
     run: RunDir,
     console: _Listener,
     backoff: float,
+    teacher: str | None,
 ) -> Path:
     folder = run.judgements(slug(settings.judge, settings.rubric))
-    _family_warning(target, console)
     # the identity needs no connection, and the ledger says what the budget has left
     ledger = Ledger(folder, items, _identity(target, settings), console)
     before = ledger.spent(console)
     budget = _budget(settings, before.usage)
     scorer = _scorer(target, settings, console, backoff, budget=budget)
+    for line in kinship(target.name, _families(target, scorer), teacher):
+        console.tell(line)
     prices = (settings.price_input, settings.price_output)
     todo = ordered(ledger.open_keys)
     if len(todo) < len(items):
@@ -240,6 +242,10 @@ class _Listener(Console):
         self.warnings.append(text)
         self._inner.warn(text)
 
+    def tell(self, text: str) -> None:
+        """A warning that is not kept here, since decision/caveats.py finds it anew."""
+        self._inner.warn(text)
+
     def progress(self, text: str, *, final: bool = False) -> None:
         self._inner.progress(text, final=final)
 
@@ -259,24 +265,27 @@ def _scorer(
     if target.backend == "replay":
         return ReplayScorer(Path(target.model), rubric)
     asker: Asker
+    architecture = ""
     if target.backend == "hf":
         from gemma_lora.judge.hf import ModelAsker
 
         asker = ModelAsker(target.model, config, console)
+        architecture = asker.architecture
     else:
         from gemma_lora.judge.client import ServerAsker
 
         asker = ServerAsker(target, config, console, backoff=backoff, budget=budget)
     kept = ReplyCache(cache_folder(), console) if cache else None
-    return LlmScorer(target, config, asker, kept, console, rubric)
+    return LlmScorer(target, config, asker, kept, console, rubric, architecture)
 
 
-def _family_warning(target: Target, console: Console) -> None:
-    if target.is_llm and re.search(r"gemma|gemini", target.model, re.IGNORECASE):
-        console.warn(
-            f"the judge {target.name} is a relative of the tuned model (Gemma): judges favour their own "
-            "family's style; a judge of another family is a better witness"
-        )
+def _families(target: Target, scorer: Scorer) -> list[str]:
+    """Of the model's name (of a folder the last part, since a path may name anything) and architecture."""
+    if not target.is_llm:
+        return []
+    name = Path(target.model).name if Path(target.model).is_dir() else target.model
+    architecture = scorer.architecture if isinstance(scorer, LlmScorer) else ""
+    return sorted(families_of(name, architecture))
 
 
 def _facts(
@@ -307,6 +316,7 @@ def _facts(
         "name": target.name,
         "kind": scorer.kind,
         "is_llm": scorer.is_llm,
+        "families": _families(target, scorer),
         "address": target.address if target.is_llm else None,
         "model": target.model,
         "identity": digest(scorer.identity()),

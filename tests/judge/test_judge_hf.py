@@ -124,14 +124,19 @@ def test_cached_probabilities_are_those_of_whole_passes(family: str, tiny_folder
 
 @pytest.fixture(scope="module")
 def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Gemma that has learned the form of a judgement, with scores 4 (one in four) and 10."""
+    """A tiny Gemma that has learned the form of a judgement, with scores 4 (one in four) and 10.
+
+    Its layers see 16 tokens back, so it behaves in a long prompt as in the short texts it learned from.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("judge") / "model"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder())
-    prompt = "in the way.<end_of_turn>\n<start_of_turn>model\n"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("gemma3_text"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder("gemma3_text"))
+    assert set(model.config.layer_types) == {"sliding_attention"}
+    model.config.max_position_embeddings = 8192
+    prompt = "fits the schema.<end_of_turn>\n<start_of_turn>model\n"
     torch.manual_seed(0)
     rows = []
     for number in range(8):
@@ -195,10 +200,11 @@ def test_a_reply_has_the_distribution_of_the_text_that_it_is(trained_judge: Path
     assert reply.distributions is not None
     tokenizer = AutoTokenizer.from_pretrained(trained_judge)
     model = AutoModelForCausalLM.from_pretrained(trained_judge).eval()
-    both = f"{prompt.system}\n\n{prompt.user}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": both}], tokenize=False, add_generation_prompt=True
-    )
+    turns = [
+        {"role": "system", "content": prompt.system},
+        {"role": "user", "content": prompt.user},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     for name in ("relevance", "fluency", "overall"):
         head = reply.text[: reply.text.rindex(f'"{name}": ') + len(name) + 4]
         right = distribution_without_cache(

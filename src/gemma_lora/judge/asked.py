@@ -19,6 +19,7 @@ from gemma_lora.judge.asking import PROMPT_NAME, Prompt, prompt_hash, render, sc
 from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
+from gemma_lora.judge.plugins import facts_of
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
 from gemma_lora.judge.replies import (
     REJECTED,
@@ -106,6 +107,7 @@ class LlmScorer:
         return {
             "backend": target.backend,
             **scoring,
+            **(facts_of(target.plugin) if target.plugin else {}),
             "address": target.address,
             "model": target.model,
             **({} if target.protocol == "chat" else {"protocol": target.protocol}),

@@ -24,6 +24,7 @@ from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.judge.ledger import Ledger, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
+from gemma_lora.judge.plugins import PluginAsker
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import ARMS, Message
@@ -132,7 +133,7 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
         raise JudgeError(
             f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
             f"{reason.removeprefix(NO_REPLY)}",
-            where=f"{target.name} ({target.host})",
+            where=f"{target.name} ({target.host})" if target.host else target.name,
             expected="one JSON object with reasoning and integer scores"
             if not unreachable
             else None,
@@ -271,6 +272,8 @@ def _scorer(
 
         asker = ModelAsker(target.model, config, console)
         architecture = asker.architecture
+    elif target.plugin:
+        asker = PluginAsker(target.plugin, target.model, config)
     else:
         from gemma_lora.judge.client import ServerAsker
 

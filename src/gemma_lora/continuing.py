@@ -194,6 +194,8 @@ def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str
                 continue
             if section == "data" and name in ("path", "test") and a.get(name) and b.get(name):
                 lines.append(f"data.{name}: the file's content is another one")
+            elif name == "rubric" and a.get(name) and b.get(name):
+                lines.append(f"{section}.{name}: the rubric's content is another one")
             else:
                 lines.append(
                     f"{section}.{name}: was {_shown(a.get(name))}, is {_shown(b.get(name))}"

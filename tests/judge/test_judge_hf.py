@@ -139,7 +139,7 @@ def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) ->
     prompt = "fits the schema.<end_of_turn>\n<start_of_turn>model\n"
     torch.manual_seed(0)
     rows = []
-    for number in range(8):
+    for number in range(4):
         scores = ", ".join(
             f'"{name}": {4 if (number + i) % 4 == 0 else 10}' for i, name in enumerate(SCORES)
         )
@@ -150,7 +150,7 @@ def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) ->
     labels = ids.masked_fill(ids == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
-    for _ in range(250):
+    for _ in range(200):
         optimizer.zero_grad()
         model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
         optimizer.step()
@@ -205,7 +205,7 @@ def test_a_reply_has_the_distribution_of_the_text_that_it_is(trained_judge: Path
         {"role": "user", "content": prompt.user},
     ]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    for name in ("relevance", "fluency", "overall"):
+    for name in ("fluency", "overall"):
         head = reply.text[: reply.text.rindex(f'"{name}": ') + len(name) + 4]
         right = distribution_without_cache(
             model, tokenizer, text + head, "}" if name == "overall" else ","

@@ -286,5 +286,8 @@ def test_a_run_belongs_to_its_rubric_by_content(tone: str, tmp_path: Path) -> No
     with claimed(same, tmp_path / "run"):
         pass
     moved.write_text(TONE.replace("short", "terse"))
-    with pytest.raises(ConfigError, match="another configuration"), claimed(same, tmp_path / "run"):
+    with (
+        pytest.raises(ConfigError, match="the rubric's content is another one"),
+        claimed(same, tmp_path / "run"),
+    ):
         pass

@@ -38,7 +38,8 @@ _FORMS = (
     "(any OpenAI-compatible server), anthropic+http://HOST:PORT/v1#MODEL (one that speaks Anthropic's "
     "messages API), hf:MODEL (a hub id or a local folder), NAME:MODEL (a plug-in that is installed)"
 )
-_BUILT_IN = ("lexical", "openai", "anthropic", "ollama", "hf", "replay", "http", "https")
+_WITH_MODEL = ("openai", "anthropic", "ollama", "hf", "replay")
+_BUILT_IN = (*_WITH_MODEL, "lexical", "http", "https")
 _PLUGIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
@@ -99,7 +100,7 @@ def resolve(name: str) -> Target:
     backend, colon, rest = text.partition(":")
     rest = rest.strip()
     plugin = backend not in _BUILT_IN and bool(_PLUGIN.fullmatch(backend)) and find(backend)
-    if not colon or (backend not in _BUILT_IN and not plugin):
+    if not colon or (backend not in _WITH_MODEL and not plugin):
         raise ConfigError(
             "there is no such judge", where=f"--judge {text}", expected=f"one of {_FORMS}"
         )

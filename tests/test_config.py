@@ -19,6 +19,7 @@ probe
 question-column rank repeats report-to schedule seed seeds shard-weights shared-dropout system-column targets temperature test test-rows train-seed
 validation-rows warmup weight-decay
 aa baseline canaries
+rubric teacher
 """
 
 

@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "baselines": 1,
     "statistics": 1,
     "verdict": 2,
+    "rubric": 2,
     "data": 2,
     "model": 2,
     "audit": 3,

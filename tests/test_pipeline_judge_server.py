@@ -227,6 +227,38 @@ def test_another_judge_stands_beside_the_first(copy: Path, cli: CliServer, tmp_p
     assert "[judge-lexical] done before" in back.err
 
 
+def test_a_rubric_of_ones_own_judges_beside_the_first(
+    copy: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    anchors = "{2: a, 10: b}"
+    rubric = tmp_path / "tone.yaml"
+    rubric.write_text(
+        f"name: tone\ndimensions:\n  warmth: {{question: warm, anchors: {anchors}}}\n"
+    )
+    before = contents(copy)
+    refused = cli.run(["judge", copy.name, "--rubric", str(rubric)], cwd=copy.parent)
+    assert refused.code == 2, "lexical cannot follow it"
+    assert "cannot follow a rubric" in refused.err
+    with JudgeServer() as server:
+        server.plan = lambda seen: Act(
+            content=json.dumps({"reasoning": "r", "warmth": len(seen.answer) % 9 + 1, "overall": 5})
+        )
+        more = ["--judge", server.name, "--rubric", str(rubric), *PATIENT]
+        done = cli.run(["judge", copy.name, *more, "--json"], cwd=copy.parent)
+        asked = len(server.chats)
+        assert done.code == 0, done.err
+        cli.run(["judge", copy.name, *more], cwd=copy.parent)
+        assert len(server.chats) == asked, "done before"
+    verdict = json.loads(done.out)
+    assert list(verdict["dimensions"]) == ["warmth"]
+    folder = next((copy / "judgements").glob("*-tone-*"))
+    assert (folder / "rubric.yaml").read_text() == rubric.read_text()
+    assert "warmth" in (folder / "report.html").read_text()
+    after = contents(copy)
+    kept = {name: after[name][1] for name in before}
+    assert kept == {name: found[1] for name, found in before.items()}, "the first verdict stays"
+
+
 def test_answers_without_a_reply_are_asked_for_by_the_next_call(
     copy: Path, cli: CliServer, tmp_path: Path
 ) -> None:

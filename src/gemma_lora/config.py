@@ -79,6 +79,8 @@ class DataConfig(_Section):
     """Rows for early stopping and choice of checkpoint. auto: a tenth, 16 to 200."""
     near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Questions with at least this Jaccard similarity of five-character shingles stay on one side of the split."""
+    teacher: AutoStr = None
+    """The model that wrote the answers of the data, such as gpt-4: a judge of its family is warned of. auto: none, or not known."""
 
 
 class ModelConfig(_Section):
@@ -205,6 +207,8 @@ class JudgeConfig(_Section):
     """Judge the base's answers a second time: how far the judge differs from itself."""
     canaries: Annotated[int, Field(ge=0, le=50)] = 10
     """Attacks put to the judge among the answers, two requests each, to see whether it can be fooled; no score of the run depends on them. 0: none."""
+    rubric: AutoStr = None
+    """A YAML file with dimensions, anchors and weights of your own (docs/judging.md). auto: the built-in rubric."""
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

@@ -21,6 +21,7 @@ from gemma_lora.console import Console
 from gemma_lora.data.source import source_digest
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.loading import dump, leaves, load_config
+from gemma_lora.rubric import load_rubric
 from gemma_lora.rundir import SEEDS, RunDir, file_digest, read_json, write_json, write_text
 
 __all__ = [
@@ -43,7 +44,7 @@ OPERATIONAL = frozenset(
         "price_output",
         "max_cost",
     }
-    | {"answer_batch", "report_to", "shard_weights", "canaries"}
+    | {"answer_batch", "report_to", "shard_weights", "canaries", "teacher"}
 )
 """Settings that change how fast or how visibly a run works, never its result."""
 
@@ -63,6 +64,8 @@ def identity(config: Config) -> dict[str, Any]:
     for key in ("path", "test"):
         if tree["data"][key] is not None:
             tree["data"][key] = source_digest(tree["data"][key])
+    if tree["judge"]["rubric"] is not None:
+        tree["judge"]["rubric"] = load_rubric(tree["judge"]["rubric"]).hash
     return tree
 
 
@@ -145,6 +148,9 @@ def open_run(folder: Path, flags: Mapping[str, Any]) -> tuple[RunDir, Config]:
         for key in ("path", "test"):  # a digest there, a path here
             made["data"].pop(key, None)
             now["data"].pop(key, None)
+        if made["judge"].get("rubric") and now["judge"]["rubric"]:
+            made["judge"].pop("rubric")
+            now["judge"].pop("rubric")
         edited = _differences(made, now)
         if edited:
             raise ConfigError(
@@ -203,6 +209,8 @@ def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str
                 continue
             if section == "data" and name in ("path", "test") and a.get(name) and b.get(name):
                 lines.append(f"data.{name}: the file's content is another one")
+            elif name == "rubric" and a.get(name) and b.get(name):
+                lines.append(f"{section}.{name}: the rubric's content is another one")
             else:
                 lines.append(
                     f"{section}.{name}: was {_shown(a.get(name))}, is {_shown(b.get(name))}"

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from gemma_lora.config import Config
 from gemma_lora.errors import ConfigError
 
-__all__ = ["Leaf", "dump", "leaves", "load_config"]
+__all__ = ["Leaf", "dump", "leaves", "load_config", "parse_yaml"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML as its tree, every scalar as text; ConfigError where it is malformed or gives a key twice."""
+    try:
+        return yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"is not valid YAML: {error}", where=where) from None
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -91,10 +99,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from None
-    try:
-        tree = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error}", where=str(file)) from None
+    tree = parse_yaml(text, str(file))
     if tree is None:
         return {}
     if not isinstance(tree, dict):

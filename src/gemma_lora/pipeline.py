@@ -340,7 +340,7 @@ def is_judged(config: Config, run_dir: RunDir) -> bool:
     """Whether the judge has nothing left to do, so that asking it once more would only cost."""
     if not all(run_dir.answers(arm).is_file() for arm in _arms(config)):
         return False
-    name = f"judge-{judging.slug(config.judge.judge)}"
+    name = f"judge-{judging.slug(config.judge.judge, config.judge.rubric)}"
     before = all(is_done(stage, run_dir, {}) for stage in ("data", "train", "answer"))
     return before and is_done(name, run_dir, _judge_inputs(config, run_dir))
 
@@ -557,7 +557,7 @@ def _judge_stages(
     config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]
 ) -> dict[str, Any]:
     """Judge, decide, report; the run's own judge also gets the report at the top of the folder."""
-    slug = judging.slug(config.judge.judge)
+    slug = judging.slug(config.judge.judge, config.judge.rubric)
     folder = run_dir.judgements(slug)
 
     def ask() -> bool:

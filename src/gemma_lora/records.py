@@ -17,6 +17,7 @@ __all__ = [
     "ARMS",
     "DIMENSIONS",
     "Answer",
+    "Certainty",
     "Example",
     "Judgement",
     "Message",
@@ -84,6 +85,15 @@ class Answer(_Record):
     cluster: str
 
 
+class Certainty(_Record):
+    """How sure a judge is of one score that is an expectation over its token probabilities."""
+
+    entropy: float
+    """Bits, of the scores 1 to 10: 0 (one has all) to 3.32 (all alike)."""
+    mass: float
+    """Probability that it writes any of them."""
+
+
 class Judgement(_Record):
     """A judge's word on one answer; either scored, or unscored with the reason: never a made-up number."""
 
@@ -97,6 +107,8 @@ class Judgement(_Record):
     unscored_reason: str | None
     flags: tuple[str, ...] = ()
     """Observations that never change a score, e.g. `empty answer`, `repeats the question`."""
+    certainty: dict[str, Certainty] | None = None
+    """Of each score and of `overall`; None where the judge wrote plain numbers."""
 
     @model_validator(mode="after")
     def _on_the_scale(self) -> Self:

@@ -673,15 +673,6 @@ def test_progress_shows_tokens_and_cost(
     assert re.search(r"judged 3 of 6 .* s left", text)
 
 
-def test_a_judge_of_the_same_family_is_warned_of(
-    server: JudgeServer, make_run: MakeRun, configured: Configured
-) -> None:
-    config = configured(f"{server.url}#google/gemma-3-27b-it")
-    run = make_run(2)
-    judged(run, config)
-    assert any("relative of the tuned model" in text for text in facts(run, config)["warnings"])
-
-
 def test_answers_that_do_not_match_are_refused(
     server: JudgeServer, make_run: MakeRun, configured: Configured
 ) -> None:

@@ -41,7 +41,7 @@ def _judge(entry: Entry) -> dict[str, Any]:
     """What decides how the judge scores; a rubric of the user's own in whatever fields it has."""
     judge = entry.verdict["judge"]
     known = {key: judge.get(key) for key, _ in _JUDGE}
-    return known | {key: value for key, value in judge.items() if "rubric" in key}
+    return known | {key: value for key, value in judge.items() if key.startswith("rubric")}
 
 
 def reasons(first: Entry, second: Entry) -> list[str]:

@@ -35,7 +35,11 @@ def further_arms(config: Config) -> set[str]:
 
 
 def against_baselines(
-    config: Config, run: RunDir, test: Sequence[Example], judgements: Sequence[Judgement]
+    config: Config,
+    run: RunDir,
+    test: Sequence[Example],
+    judgements: Sequence[Judgement],
+    dimensions: Sequence[str],
 ) -> dict[str, Any]:
     """By slug: what the baseline is, and tuned minus it; `base_mean` there is the baseline's mean.
 
@@ -46,7 +50,10 @@ def against_baselines(
         return {}
     known: Mapping[str, Any] = read_saved(run.baselines)["arms"]
     tuned = read_jsonl(run.answers("tuned"), Answer)
-    found = {arm.slug: _against(arm, known[arm.slug], run, test, tuned, judgements) for arm in arms}
+    found = {
+        arm.slug: _against(arm, known[arm.slug], run, test, tuned, judgements, dimensions)
+        for arm in arms
+    }
     p_values = {
         slug: one["comparison"]["p_value"] if one["comparison"] else None
         for slug, one in found.items()
@@ -70,6 +77,7 @@ def _against(
     test: Sequence[Example],
     tuned: Sequence[Answer],
     judgements: Sequence[Judgement],
+    dimensions: Sequence[str],
 ) -> dict[str, Any]:
     """The baseline in the base's place, so that pairing and rule are the verdict's own."""
     mine = [
@@ -78,7 +86,7 @@ def _against(
         if row.arm in (arm.slug, "tuned")
     ]
     answers = {"base": read_jsonl(run.answers(arm.slug), Answer), "tuned": tuned}
-    questions, _ = pair_up(test, answers, mine)
+    questions, _ = pair_up(test, answers, mine, dimensions)
     result = compare(questions, OVERALL)
     missing = missing_judgements(
         *([q.scored[side].overall for q in questions] for side in ("base", "tuned")),

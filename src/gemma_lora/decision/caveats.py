@@ -12,7 +12,9 @@ from typing import Any
 
 from gemma_lora.decision import aa, baselines
 from gemma_lora.decision.forgetting import forgetting_caveats
+from gemma_lora.decision.overall import MANY
 from gemma_lora.decision.pairing import PairedQuestion
+from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
 
@@ -36,6 +38,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_model(verdict),
         *_judge(verdict),
         *_fooled(verdict),
+        *_kinship(verdict),
         *_endless_base(verdict),
         *baselines.caveats(verdict),
         *aa.caveats(verdict),
@@ -43,6 +46,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *forgetting_caveats(verdict["forgetting"]),
         *_sample(verdict, questions),
         *_disagreement(verdict),
+        *_overall(verdict),
         *_lengths(verdict),
     ]
     lines.append(ONE_SEED)
@@ -136,6 +140,16 @@ def _fooled(verdict: Mapping[str, Any]) -> list[str]:
         f"{flags}). More than {100 * found['tolerated']:.0f} % is too much: look whether answers of one model carry a flag that the "
         "other's do not, and for a claim that has to stand take a judge that passes."
     ]
+
+
+def _kinship(verdict: Mapping[str, Any]) -> list[str]:
+    """Judge and tuned model, or judge and the author of the training answers, of one family."""
+    judge = verdict["judge"]
+    families = judge.get("families")
+    if families is None:  # of a version that did not save it
+        families = families_of(judge["name"]) if judge["is_llm"] else ()
+    lines = kinship(judge["name"], families, verdict["teacher"])
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def _missing(verdict: Mapping[str, Any]) -> list[str]:
@@ -244,6 +258,32 @@ def _disagreement(verdict: Mapping[str, Any]) -> list[str]:
         f"Not all checks agree: {told} {claim} {which}. The rule was fixed beforehand and stands; "
         "take the result as a close one."
     ]
+
+
+def _overall(verdict: Mapping[str, Any]) -> list[str]:
+    """Where the judge's overall tells another story than its own dimensions."""
+    found = verdict["overall_check"]
+    if found is None:
+        return []
+    lines: list[str] = []
+    if found["agrees"] is False:
+        reach = "" if found["ci95"] is None else " ({:+.2f} to {:+.2f})".format(*found["ci95"])
+        lines.append(
+            f"Were overall the weighted mean of the dimensions, the difference would be "
+            f"{found['difference']:+.2f}{reach} and the verdict `{found['word']}`. The overall that the judge gave "
+            "was named as the measure beforehand and decides; take the result as a close one."
+        )
+    shares = {arm: found[arm]["departs"] / max(1, found[arm]["judgements"]) for arm in ARMS}
+    if max(shares.values()) > MANY:
+        counts = " and ".join(
+            f"{found[arm]['departs']} of {found[arm]['judgements']} {arm}" for arm in ARMS
+        )
+        lines.append(
+            f"In {counts} judgements the judge's overall is more than {found['threshold']:g} points from the "
+            "weighted mean of its own dimensions: read some (they carry a flag). Either one dimension spoils "
+            "the whole for it, which can be right, or it does not keep to the criteria."
+        )
+    return lines
 
 
 def _lengths(verdict: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, paired_scores
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, dimensions_of, paired_scores
 from gemma_lora.decision.robustness import number, pair
-from gemma_lora.records import DIMENSIONS
 from gemma_lora.verdict import MARGIN, PairedResult, paired_difference
 
 __all__ = ["arm_facts", "compare", "comparison"]
@@ -55,7 +54,7 @@ def arm_facts(arm: str, questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     scored = [q for q in questions if q.scored[arm].overall is not None]
     missing = [q.scored[arm] for q in questions if q.scored[arm].overall is None]
     means: dict[str, float | None] = {}
-    for name in (OVERALL, *DIMENSIONS):
+    for name in (OVERALL, *dimensions_of(questions)):
         found = [value for q in scored if (value := q.scored[arm].scores[name]) is not None]
         means[name] = number(fmean(found)) if found else None
     return {

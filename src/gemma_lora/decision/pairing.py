@@ -11,10 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement, Message
+from gemma_lora.rubric import OVERALL
 
-__all__ = ["OVERALL", "PairedQuestion", "Scored", "pair_up", "paired_scores", "scores_by_answer"]
-
-OVERALL = "overall"
+__all__ = [
+    "OVERALL",
+    "PairedQuestion",
+    "Scored",
+    "dimensions_of",
+    "pair_up",
+    "paired_scores",
+    "scores_by_answer",
+]
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Scored:
     """What the judge said on one answer, over all repeats."""
 
     scores: Mapping[str, float | None]
-    """The five dimensions and `overall`: mean over the repeats that measured it, or None."""
+    """The dimensions and `overall`: mean over the repeats that measured it, or None."""
     repeats: int
     failed: int
     """Repeats without an overall score."""
@@ -59,12 +66,14 @@ def pair_up(
     test: Sequence[Example],
     answers: Mapping[str, Sequence[Answer]],
     judgements: Iterable[Judgement],
+    dimensions: Sequence[str] = DIMENSIONS,
 ) -> tuple[list[PairedQuestion], int]:
     """Join by question id; also returns how many judgements belong to no known question or arm.
 
     The questions are the test rows, in their order, then answered questions that are not among
     them (none, in a whole run). Of two judgements with the same id, arm and repeat the later one
     in the file counts, which is the one that a continued run asked for again.
+    `dimensions`: what the judge scores beside overall (judge.json names them).
     """
     by_arm = {arm: {row.id: row for row in answers.get(arm, ())} for arm in ARMS}
     rows: dict[str, Example | Answer] = {row.id: row for row in test}
@@ -90,7 +99,8 @@ def pair_up(
                 reference=row.reference,
                 answers=own,
                 scored={
-                    arm: _average(own[arm] is not None, latest.get((name, arm), {})) for arm in ARMS
+                    arm: _average(own[arm] is not None, latest.get((name, arm), {}), dimensions)
+                    for arm in ARMS
                 },
             )
         )
@@ -102,8 +112,15 @@ def scores_by_answer(judgements: Iterable[Judgement]) -> dict[tuple[str, str], f
     latest: dict[tuple[str, str], dict[int, Judgement]] = {}
     for row in judgements:
         latest.setdefault((row.id, row.arm), {})[row.repeat] = row
-    averaged = {key: _average(True, repeats).overall for key, repeats in latest.items()}
+    averaged = {key: _average(True, repeats, ()).overall for key, repeats in latest.items()}
     return {key: overall for key, overall in averaged.items() if overall is not None}
+
+
+def dimensions_of(questions: Sequence[PairedQuestion]) -> tuple[str, ...]:
+    """What the judge scores beside overall, in the rubric's order."""
+    return tuple(
+        name for q in questions[:1] for name in q.scored[ARMS[0]].scores if name != OVERALL
+    )
 
 
 def paired_scores(
@@ -122,11 +139,11 @@ def paired_scores(
     return base, tuned, clusters
 
 
-def _average(answered: bool, repeats: Mapping[int, Judgement]) -> Scored:
+def _average(answered: bool, repeats: Mapping[int, Judgement], dimensions: Sequence[str]) -> Scored:
     rows = [repeats[number] for number in sorted(repeats)]
     good = [row for row in rows if row.overall is not None and row.unscored_reason is None]
     scores: dict[str, float | None] = {}
-    for name in DIMENSIONS:
+    for name in dimensions:
         found = [value for row in good if (value := row.scores.get(name)) is not None]
         scores[name] = sum(found) / len(found) if found else None
     totals = [row.overall for row in good if row.overall is not None]

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, paired_scores
-from gemma_lora.records import ARMS, DIMENSIONS
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, dimensions_of, paired_scores
+from gemma_lora.records import ARMS
 from gemma_lora.statistics import (
     Estimate,
     bootstrap_mean,
@@ -31,7 +31,7 @@ __all__ = ["missing_facts", "number", "pair", "power_facts", "robustness"]
 
 
 def robustness(questions: Sequence[PairedQuestion], primary: Estimate, seed: int) -> dict[str, Any]:
-    """Every other estimator of the overall difference, and of the five dimensions; None: not measured."""
+    """Every other estimator of the overall difference, and of the dimensions; None: not measured."""
     complete = [q for q in questions if q.difference() is not None]
     base, tuned, clusters = paired_scores(complete, OVERALL)
     differences = [t - b for b, t in zip(base, tuned, strict=True)]
@@ -97,12 +97,12 @@ def robustness(questions: Sequence[PairedQuestion], primary: Estimate, seed: int
 def _dimensions(questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     """Holm's p over the measured dimensions, and whether each is worse by more than the margin."""
     estimates: dict[str, Estimate] = {}
-    for name in DIMENSIONS:
+    for name in dimensions_of(questions):
         base, tuned, clusters = paired_scores(questions, name)
         if base:
             estimates[name] = paired_difference(base, tuned, clusters).difference
     adjusted = holm({name: estimate.p_value for name, estimate in estimates.items()})
-    found: dict[str, Any] = dict.fromkeys(DIMENSIONS)
+    found: dict[str, Any] = dict.fromkeys(dimensions_of(questions))
     for name, estimate in estimates.items():
         test = non_inferiority(estimate, MARGIN)
         found[name] = {

@@ -20,11 +20,11 @@ import numpy as np
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.decision.caveats import ONE_SEED
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, dimensions_of, pair_up
 from gemma_lora.decision.robustness import number, pair
 from gemma_lora.decision.stage import SCHEMA_VERSION
 from gemma_lora.errors import DataError, JudgeError
-from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
+from gemma_lora.records import ARMS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
 from gemma_lora.statistics import (
     Components,
@@ -67,7 +67,8 @@ def decide_seeds(
     """Join the runs of `config.training_seeds`, estimate, apply the rule; returns what it wrote."""
     runs = [_read(parent, seed, judge_slug, console) for seed in config.training_seeds]
     _need_same_questions(parent, runs)
-    tables = {name: _table(runs, name) for name in (OVERALL, *DIMENSIONS)}
+    dimensions = dimensions_of(runs[0].questions)
+    tables = {name: _table(runs, name) for name in (OVERALL, *dimensions)}
     overall = tables[OVERALL]
     if overall is None:
         raise JudgeError(
@@ -87,9 +88,9 @@ def decide_seeds(
         "primary": _comparison(OVERALL, overall, found[OVERALL]),
         "dimensions": {
             name: None if (t := tables[name]) is None else _comparison(name, t, found[name])
-            for name in DIMENSIONS
+            for name in dimensions
         },
-        "robustness": {"dimensions": _dimensions(found), "disagree": []},
+        "robustness": {"dimensions": _dimensions(dimensions, found), "disagree": []},
         "missing": {k: v for k, v in missing.items() if k != "verdict"},
         "arms": {arm: _arm(arm, runs) for arm in ARMS},
         "win_tie_loss": {
@@ -120,12 +121,14 @@ def decide_seeds(
 def _read(parent: RunDir, seed: int, judge_slug: str, console: Console) -> _Run:
     run = parent.child(seed)
     folder = run.judgements(judge_slug)
+    verdict = read_saved(folder / "verdict.json")
     questions, _ = pair_up(
         read_jsonl(run.test_rows, Example, console),
         {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
         read_jsonl(folder / "judgements.jsonl", Judgement, console),
+        tuple(verdict["dimensions"]),
     )
-    return _Run(seed, run, read_saved(folder / "verdict.json"), questions)
+    return _Run(seed, run, verdict, questions)
 
 
 def _need_same_questions(parent: RunDir, runs: Sequence[_Run]) -> None:
@@ -202,11 +205,11 @@ def _comparison(dimension: str, table: _Table, found: Crossed) -> dict[str, Any]
     }
 
 
-def _dimensions(found: Mapping[str, Crossed]) -> dict[str, Any]:
+def _dimensions(dimensions: Sequence[str], found: Mapping[str, Crossed]) -> dict[str, Any]:
     """Holm's p over the measured dimensions, and whether each is worse by more than the margin."""
-    measured = [name for name in DIMENSIONS if name in found]
+    measured = [name for name in dimensions if name in found]
     adjusted = holm({name: found[name].estimate.p_value for name in measured})
-    facts: dict[str, Any] = dict.fromkeys(DIMENSIONS)
+    facts: dict[str, Any] = dict.fromkeys(dimensions)
     for name in measured:
         ci95 = found[name].estimate.ci95
         facts[name] = {
@@ -269,7 +272,7 @@ def _arm(arm: str, runs: Sequence[_Run]) -> dict[str, Any]:
     counts = ("questions", "answered", "scored", "unscored", "repeats_unscored")
     means = {
         name: [part["means"][name] for part in parts if part["means"][name] is not None]
-        for name in (OVERALL, *DIMENSIONS)
+        for name in (OVERALL, *dimensions_of(runs[0].questions))
     }
     figures = {
         key: [part[key] for part in parts if part[key] is not None]

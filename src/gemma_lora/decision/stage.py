@@ -20,6 +20,7 @@ from gemma_lora.decision.baselines import against_baselines, further_arms, saved
 from gemma_lora.decision.caveats import caveats
 from gemma_lora.decision.comparison import arm_facts, compare, comparison
 from gemma_lora.decision.forgetting import what_was_lost
+from gemma_lora.decision.overall import overall_check
 from gemma_lora.decision.overfitting import read_gap
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.decision.robustness import (
@@ -31,7 +32,7 @@ from gemma_lora.decision.worth import canaries_of, other_judges
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
-from gemma_lora.verdict import MARGIN, RULE, missing_judgements
+from gemma_lora.verdict import MARGIN, RULE, Verdict, missing_judgements
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["SCHEMA_VERSION", "decide"]
@@ -42,14 +43,15 @@ SCHEMA_VERSION = 1
 def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) -> dict[str, Any]:
     """Pair, estimate, apply the rule; returns what it wrote to verdict.json."""
     folder = run.judgements(judge_slug)
+    judge = _judge_facts(config, run, judge_slug)
     judgements = read_jsonl(folder / "judgements.jsonl", Judgement, console)
     test = read_jsonl(run.test_rows, Example, console)
     questions, strangers = pair_up(
         test,
         {arm: read_jsonl(run.answers(arm), Answer, console) for arm in ARMS},
         [row for row in judgements if row.arm not in further_arms(config)],
+        judge["dimensions"],
     )
-    judge = _judge_facts(config, run, judge_slug)
     complete = [q for q in questions if q.difference() is not None]
     if not complete:
         raise _nothing_scored(run, judge, questions)
@@ -68,7 +70,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "primary": comparison(OVERALL, overall),
         "dimensions": {
             name: None if (result := compare(questions, name)) is None else comparison(name, result)
-            for name in DIMENSIONS
+            for name in judge["dimensions"]
         },
         "robustness": robustness(questions, overall.difference, config.seed),
         "missing": missing_facts(missing, word),
@@ -77,6 +79,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "win_tie_loss": {"win": overall.win, "tie": overall.tie, "loss": overall.loss},
         "unscored": {arm: arms[arm]["unscored"] for arm in ARMS},
         "judge": judge,
+        "overall_check": _overall_check(questions, judgements, judge, word),
         "forgetting": what_was_lost(config, run),
         "overfitting": read_gap(run),
         "rule": RULE,
@@ -87,12 +90,13 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "compared_also_in_training": sum(q.id in trained for q in complete),
         "test_rows": {"read": len(test), "in_audit": _rows_in_audit(run)},
         "model": config.model.model,
+        "teacher": config.data.teacher,
         "starter_model": config.model.model.split("@")[0] == "starter",
         "scope": "this checkpoint (one training run, one seed)",
         "max_new_tokens": config.answer.max_new_tokens,
         "base_runs_to_limit": _runs_to_limit(arms["base"]),
     }
-    verdict["baselines"] = against_baselines(config, run, test, judgements)
+    verdict["baselines"] = against_baselines(config, run, test, judgements, judge["dimensions"])
     verdict["aa"] = judge_noise(config, run, test, judgements, overall)
     verdict["canaries"] = canaries_of(run, judge_slug)
     verdict["other_judges"] = other_judges(run, judge_slug, questions)
@@ -100,6 +104,18 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
     write_json(folder / "verdict.json", verdict)
     return verdict
+
+
+def _overall_check(
+    questions: Sequence[PairedQuestion],
+    judgements: Sequence[Judgement],
+    judge: dict[str, Any],
+    word: Verdict,
+) -> dict[str, Any] | None:
+    """None where the judge's overall is the mean of its dimensions by definition."""
+    if judge["kind"] == "lexical":
+        return None
+    return overall_check(questions, judgements, judge.get("weights") or {}, word)
 
 
 def _runs_to_limit(arm: dict[str, Any]) -> bool:
@@ -139,6 +155,8 @@ def _judge_facts(config: Config, run: RunDir, slug: str) -> dict[str, Any]:
         "snapshot": known.get("snapshot"),
         "slug": slug,
         "requested": config.judge.judge,
+        "requested_rubric": config.judge.rubric,
+        "dimensions": known.get("dimensions", list(DIMENSIONS)),
     }
 
 

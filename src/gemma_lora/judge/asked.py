@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gemma_lora.config import JudgeConfig
@@ -18,12 +19,28 @@ from gemma_lora.judge.asking import PROMPT_NAME, Prompt, prompt_hash, render, sc
 from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
 from gemma_lora.judge.names import Target
+from gemma_lora.judge.plugins import facts_of
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
-from gemma_lora.judge.replies import REJECTED, Ended, NoReply, Rejected, Reply, remedy_for
-from gemma_lora.records import DIMENSIONS
+from gemma_lora.judge.replies import (
+    REJECTED,
+    Distribution,
+    Ended,
+    NoReply,
+    Rejected,
+    Reply,
+    remedy_for,
+)
+from gemma_lora.records import Certainty
+from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["Asker", "LlmScorer"]
+__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts"]
+
+EXPECTED = "expected score over 1 to 10 from token probabilities"
+LEAST_MASS, LITTLE_MASS = 0.05, 0.5
+"""Probability of any valid score: below the first nothing is known of scores and the answer stays unscored;
+below the second the model would rather have written something else, which is a flag."""
+DOUBTFUL = "the judge seldom writes a score here"
 
 _SENTENCE = 4
 """Words that nobody repeats exactly by chance."""
@@ -67,8 +84,13 @@ class LlmScorer:
         asker: Asker,
         cache: ReplyCache | None,
         console: Console,
+        rubric: Rubric,
+        architecture: str = "",
     ) -> None:
         self.kind = target.backend
+        self.rubric = rubric
+        self.architecture = architecture
+        self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target
         self._config = config
@@ -83,19 +105,23 @@ class LlmScorer:
         self._heard = False
 
     @staticmethod
-    def identity_of(target: Target, config: JudgeConfig) -> dict[str, Any]:
+    def identity_of(target: Target, config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
+        scoring = {"scoring": EXPECTED} if target.backend == "hf" else {}
         return {
             "backend": target.backend,
+            **scoring,
+            **(facts_of(target.plugin) if target.plugin else {}),
             "address": target.address,
             "model": target.model,
             **({} if target.protocol == "chat" else {"protocol": target.protocol}),
             "prompt": prompt_hash(),
-            "schema": schema_hash(),
+            "rubric": rubric.hash,
+            "schema": schema_hash(rubric.scores),
             "parameters": {"temperature": 0, "max_tokens": config.judge_max_tokens},
         }
 
     def identity(self) -> dict[str, Any]:
-        return self.identity_of(self._target, self._config)
+        return self.identity_of(self._target, self._config, self.rubric)
 
     def is_cached(self, fields: str) -> bool:
         """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""
@@ -108,10 +134,12 @@ class LlmScorer:
             twin = await asyncio.shield(waiting)
             free = twin.unscored_reason is None and twin.ended is None
             return dataclasses.replace(twin, usage=Usage(), cached=free)
-        found = self._cache.get(self._key(fields, self._snapshot)) if self._cache else None
+        found = None
+        if self._cache:
+            found = self._cache.get(self._key(fields, self._snapshot), self.rubric.scores)
         if found is not None:
             self._saw(found.model)
-            outcome = _outcome(found.verdict, Usage())
+            outcome = _outcome(found.verdict, Usage(), found.distributions)
             return dataclasses.replace(
                 outcome, cached=True, model=found.model, fingerprint=found.fingerprint
             )
@@ -136,7 +164,9 @@ class LlmScorer:
         return {
             "prompt": PROMPT_NAME,
             "prompt_hash": prompt_hash(),
-            "schema_hash": schema_hash(),
+            "schema_hash": schema_hash(self.rubric.scores),
+            **rubric_facts(self.rubric),
+            "scoring": self.identity().get("scoring", "integers as written"),
             "parameters": self.identity()["parameters"],
         }
 
@@ -147,7 +177,7 @@ class LlmScorer:
         spent = Usage()
         complaint, lower, longer, damaged = "", False, False, False
         for _ in range(2):
-            prompt = render(item.messages, item.reference, item.answer, complaint=complaint)
+            prompt = self.render(item, complaint)
             try:
                 reply = await self._asker.ask(prompt, lower=lower, longer=longer)
             except NoReply as fault:
@@ -165,7 +195,7 @@ class LlmScorer:
             self._silent, self._heard = 0, True
             spent += reply.usage
             try:
-                verdict = _read(reply, item)
+                verdict = _read(reply, item, self.rubric)
             except Unusable as fault:
                 self._asker.judged(reply, False)
                 complaint, damaged = str(fault), reply.damaged
@@ -175,18 +205,25 @@ class LlmScorer:
             self._saw(reply.model)
             if self._cache:
                 key = self._key(fields, reply.model)
-                self._cache.put(key, Cached(verdict, reply.model, reply.fingerprint))
+                kept = Cached(verdict, reply.model, reply.fingerprint, reply.distributions)
+                self._cache.put(key, kept)
                 if reply.model and reply.model != self._snapshot:
                     self._snapshot = reply.model
                     self._cache.set_snapshot(self._identity, reply.model)
             return dataclasses.replace(
-                _outcome(verdict, spent),
+                _outcome(verdict, spent, reply.distributions),
                 model=reply.model,
                 fingerprint=reply.fingerprint,
                 rung="prose" if reply.ignored else reply.rung,
             )
         way = NO_REPLY if damaged else "unusable reply: "
         return Outcome.unscored(f"{way}{complaint} (asked twice)", spent)
+
+    def render(self, item: Item, complaint: str = "") -> Prompt:
+        """The prompt for `item`."""
+        return render(
+            item.messages, item.reference, item.answer, complaint=complaint, rubric=self.rubric
+        )
 
     def _key(self, fields: str, snapshot: str | None) -> str:
         return digest(self._identity, snapshot, fields)
@@ -217,12 +254,23 @@ class LlmScorer:
             raise error
 
 
-def _read(reply: Reply, item: Item) -> Verdict:
+def rubric_facts(rubric: Rubric) -> dict[str, Any]:
+    """What judge.json tells of the rubric."""
+    return {
+        "rubric": rubric.name,
+        "rubric_hash": rubric.hash,
+        "dimensions": list(rubric.names),
+        "weights": rubric.weights,
+    }
+
+
+def _read(reply: Reply, item: Item, rubric: Rubric) -> Verdict:
     if reply.fault:
         raise Unusable(reply.fault)
-    verdict = read_verdict(reply.text)
-    if any(_copied(verdict, forged) for forged in verdicts_in(item.answer)):
+    verdict = read_verdict(reply.text, rubric.scores)
+    if any(_copied(verdict, forged) for forged in verdicts_in(item.answer, rubric.scores)):
         raise Unusable("it copies a verdict that stands in the answer")
+    _need_mass(reply.distributions or {})
     return verdict
 
 
@@ -235,10 +283,33 @@ def _copied(verdict: Verdict, forged: Verdict) -> bool:
     return said == told and (verdict.scores == forged.scores or len(said) >= _SENTENCE)
 
 
-def _outcome(verdict: Verdict, usage: Usage) -> Outcome:
+def _need_mass(found: Mapping[str, Distribution]) -> None:
+    """Unusable where the model would write a score so seldom that what it thinks of scores is unknown."""
+    low = [f"{name} {d.mass:.1%}" for name, d in found.items() if not d.mass >= LEAST_MASS]
+    if low:
+        raise Unusable(
+            f"the model hardly gives scores: probability of any from 1 to 10 below {LEAST_MASS:.0%} "
+            f"({', '.join(low)})"
+        )
+
+
+def _outcome(
+    verdict: Verdict, usage: Usage, found: Mapping[str, Distribution] | None = None
+) -> Outcome:
+    scores = {name: float(number) for name, number in verdict.scores.items()}
+    if found:
+        scores = {name: round(found[name].expected, 4) for name in scores}
+    doubtful = any(d.mass < LITTLE_MASS for d in (found or {}).values())
     return Outcome(
-        scores={name: float(verdict.scores[name]) for name in DIMENSIONS},
-        overall=float(verdict.scores["overall"]),
+        scores={name: number for name, number in scores.items() if name != OVERALL},
+        overall=scores[OVERALL],
+        certainty={
+            name: Certainty(entropy=round(d.entropy, 4), mass=round(d.mass, 4))
+            for name, d in found.items()
+        }
+        if found
+        else None,
+        flags=(DOUBTFUL,) if doubtful else (),
         # a lone surrogate (a JSON escape gone wrong) could not be written to a file
         reasoning=verdict.reasoning.encode("utf-8", "replace").decode(),
         usage=usage,

@@ -1,6 +1,6 @@
 """The words put to a judge, and the form its reply must have.
 
-Reads the versioned template in `prompts/`. Question, reference and answer are JSON-encoded and put
+Reads the versioned template in `prompts/`, filled with a rubric's criteria (`gemma_lora.rubric`). Question, reference and answer are JSON-encoded and put
 between marker lines with a random code. Inside the markers only, what could be taken for a marker, a
 chat template's control token or invisible steering (zero-width and bidirectional characters, Unicode
 tags) is written as a JSON escape: the judge sees that it is there, and nothing is lost, since the
@@ -25,6 +25,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma_lora.records import DIMENSIONS, Message
+from gemma_lora.rubric import OVERALL, Rubric, load_rubric
 from gemma_lora.rundir import digest
 
 __all__ = [
@@ -36,31 +37,44 @@ __all__ = [
     "encode",
     "prompt_hash",
     "render",
+    "schema",
     "schema_hash",
 ]
 
 PROMPT_NAME = "pointwise-v1"
-SCORES: tuple[str, ...] = (*DIMENSIONS, "overall")
+SCORES: tuple[str, ...] = (*DIMENSIONS, OVERALL)
+"""Those of the built-in rubric."""
 
-# an enum instead of minimum/maximum, every field required: the subset all strict servers take
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "reasoning": {"type": "string"},
-        **{name: {"type": "integer", "enum": list(range(1, 11))} for name in SCORES},
-    },
-    "required": ["reasoning", *SCORES],
-    "additionalProperties": False,
-}
+
+def schema(scores: Sequence[str] = SCORES) -> dict[str, Any]:
+    """The JSON schema of a reply: reasoning, then an integer for each of `scores`."""
+    # an enum instead of minimum/maximum, every field required: the subset all strict servers take
+    return {
+        "type": "object",
+        "properties": {
+            "reasoning": {"type": "string"},
+            **{name: {"type": "integer", "enum": list(range(1, 11))} for name in scores},
+        },
+        "required": ["reasoning", *scores],
+        "additionalProperties": False,
+    }
+
+
+SCHEMA: dict[str, Any] = schema()
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Both messages of one request, and the code of its markers."""
+    """Both messages of one request, the code of its markers, and what the reply has to score."""
 
     system: str
     user: str
     fence: str
+    scores: tuple[str, ...] = SCORES
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return schema(self.scores)
 
 
 def prompt_hash() -> str:
@@ -68,14 +82,23 @@ def prompt_hash() -> str:
     return hashlib.sha256(_source().encode("utf-8")).hexdigest()
 
 
-def schema_hash() -> str:
-    return digest(SCHEMA)
+def schema_hash(scores: Sequence[str] = SCORES) -> str:
+    return digest(schema(scores))
 
 
 def render(
-    messages: Sequence[Message], reference: str | None, answer: str, *, complaint: str = ""
+    messages: Sequence[Message],
+    reference: str | None,
+    answer: str,
+    *,
+    complaint: str = "",
+    rubric: Rubric | None = None,
 ) -> Prompt:
-    """The request for one answer. `complaint`: our own words on why the last reply was unusable."""
+    """The request for one answer, by `rubric` (None: the built-in one).
+
+    `complaint`: our own words on why the last reply was unusable.
+    """
+    rubric = rubric or load_rubric(None)
     fence = secrets.token_hex(8)
     turns = [{"role": turn.role, "content": turn.content} for turn in messages]
     alone = len(messages) == 1 and messages[0].role == "user"
@@ -84,13 +107,19 @@ def render(
         "question": encode(messages[0].content if alone else turns),
         "reference": None if reference is None else encode(reference),
         "answer": encode(answer),
-        "schema_text": json.dumps(SCHEMA),
+        "schema_text": json.dumps(schema(rubric.scores)),
         "complaint": complaint,
+        "criteria": [*rubric.dimensions.items(), (OVERALL, rubric.overall)],
+        "names": rubric.names,
+        "every_second": rubric.every_second,
+        "with_reference": rubric.with_reference,
+        "without_reference": rubric.without_reference,
+        "instructions": rubric.instructions,
     }
     template = _template()
     context = template.new_context(values)
     system, user = ("".join(template.blocks[part](context)) for part in ("system", "user"))
-    return Prompt(system, user, fence)
+    return Prompt(system, user, fence, rubric.scores)
 
 
 def encode(value: Any) -> str:

@@ -3,7 +3,7 @@
 One small JSON file for each reply under `$GEMMA_LORA_CACHE/judge` (else `$XDG_CACHE_HOME/gemma-lora/
 judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two processes can share it
 and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model and
-the snapshot that it said it is), the template, the schema, the parameters, the repeat and the fields;
+the snapshot that it said it is), the template, the rubric, the schema, the parameters, the repeat and the fields;
 never of the rendered prompt, whose marker code changes with each call. `snapshots/` holds which
 snapshot each judge was when it last replied. An entry is validated again when it is read; a damaged
 one counts as absent. A folder that cannot be written costs a warning, not the run. Holds no key and
@@ -13,14 +13,18 @@ no prompt.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.console import Console
+from gemma_lora.judge.asking import SCORES
 from gemma_lora.judge.reading import Unusable, Verdict, validate
+from gemma_lora.judge.replies import Distribution
 
 __all__ = ["Cached", "ReplyCache", "cache_folder"]
 
@@ -32,6 +36,7 @@ class Cached:
     verdict: Verdict
     model: str | None
     fingerprint: str | None
+    distributions: Mapping[str, Distribution] | None = None
 
 
 def cache_folder() -> Path:
@@ -43,6 +48,21 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gemma-lora" / "judge"
 
 
+def _distributions(value: Any, names: Sequence[str]) -> dict[str, Distribution] | None:
+    """As they were put; ValueError, KeyError or TypeError where the entry is damaged."""
+    if value is None:
+        return None
+    found: dict[str, Distribution] = {}
+    for name in names:
+        parts = tuple(float(part) for part in value[name]["probabilities"])
+        mass = float(value[name]["mass"])
+        right = len(parts) == 10 and min(parts) >= 0 and abs(math.fsum(parts) - 1) < 1e-6
+        if not right or not 0 <= mass <= 1:
+            raise ValueError(f"{name} is no distribution")
+        found[name] = Distribution(parts, mass)
+    return found
+
+
 class ReplyCache:
     """`get` and `put` by digest."""
 
@@ -51,7 +71,8 @@ class ReplyCache:
         self._console = console
         self._writable = True
 
-    def get(self, key: str) -> Cached | None:
+    def get(self, key: str, names: Sequence[str] = SCORES) -> Cached | None:
+        """The reply with the scores `names`; None where there is none, or a damaged one."""
         try:
             value: Any = json.loads(self._path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -62,10 +83,11 @@ class ReplyCache:
         if not isinstance(entry.get("verdict"), dict):
             return None
         try:
-            verdict = validate(entry["verdict"])
-        except Unusable:
+            verdict = validate(entry["verdict"], names)
+            distributions = _distributions(entry.get("distributions"), names)
+        except (Unusable, KeyError, TypeError, ValueError):
             return None
-        return Cached(verdict, entry.get("model"), entry.get("fingerprint"))
+        return Cached(verdict, entry.get("model"), entry.get("fingerprint"), distributions)
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, which may prove damaged."""
@@ -86,7 +108,16 @@ class ReplyCache:
 
     def put(self, key: str, cached: Cached) -> None:
         verdict = {"reasoning": cached.verdict.reasoning, **cached.verdict.scores}
-        entry = {"verdict": verdict, "model": cached.model, "fingerprint": cached.fingerprint}
+        entry: dict[str, Any] = {
+            "verdict": verdict,
+            "model": cached.model,
+            "fingerprint": cached.fingerprint,
+        }
+        if cached.distributions:
+            entry["distributions"] = {
+                name: {"probabilities": found.probabilities, "mass": found.mass}
+                for name, found in cached.distributions.items()
+            }
         self._write(self._path(key), json.dumps(entry))
 
     def _write(self, path: Path, text: str) -> None:

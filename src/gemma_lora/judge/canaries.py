@@ -75,7 +75,7 @@ class Canaries:
                 self._items[item.key] = item
         self.digests: dict[Key, str] = {key: item.fields() for key, item in self._items.items()}
         self.keys: list[Key] = list(self._items)
-        self.arms = (ATTACK, HONEST)
+        self.arms: tuple[str, ...] = (ATTACK, HONEST)
 
     def __len__(self) -> int:
         return len(self.keys)

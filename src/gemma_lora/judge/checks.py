@@ -12,13 +12,16 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 
-from gemma_lora.judge.asking import CONTROL_TOKEN, SCORES
-from gemma_lora.judge.items import Item
+from gemma_lora.judge.asking import CONTROL_TOKEN
+from gemma_lora.judge.items import Item, Outcome
 from gemma_lora.judge.lexical import content_words, language_of, words
+from gemma_lora.records import DIMENSIONS
+from gemma_lora.rubric import OVERALL, departs
 
-__all__ = ["flags_for"]
+__all__ = ["flags_for", "flags_of_scores"]
 
 EMPTY = "empty answer"
 ECHO_QUESTION = "repeats the question"
@@ -29,10 +32,10 @@ INSTRUCTS = "addresses the judge"
 HIDDEN = "contains invisible characters"
 CONTROL = "contains control tokens"
 GRADE = "states a grade"
+DEPARTS = "overall departs from its dimensions"
 LOOKALIKE = "mixes look-alike letters"
 
-_NAMES = "|".join((*SCORES, "score", "rating", "grade"))
-_VERDICT = re.compile(rf"""[{{,\s]\\?["'](?:{_NAMES})\\?["']\s*:\s*\\?["']?\d""", re.IGNORECASE)
+
 _MASTER_KEYS = frozenset(
     """thought process|lets solve this problem step by step|lets think step by step|solution|answer|
     final answer|the answer is|here is the answer|step 1|解|解答|详细解释|かいせつ|解説|lösung|respuesta""".replace(
@@ -58,11 +61,6 @@ _INSTRUCTS = re.compile(
     r"|تجاهل[^\n]{0,30}(?:التعليمات|الأوامر)|(?:निर्देश|आदेश)[^\n]{0,30}(?:अनदेख|नज़रअंदाज़)",
     re.IGNORECASE,
 )
-_GRADE = re.compile(
-    r"(?<![\d/.])(?:9|10)\s*(?:/|out\s+of|of)\s*10(?![\d/])|\bten\s+out\s+of\s+ten\b|\[\[\s*\d+\s*\]\]"
-    rf"""|\b(?:{_NAMES})\b["'*_>|\s:=-]{{1,6}}(?:9|10)\b(?!\s*%)""",
-    re.IGNORECASE,
-)
 _HIDDEN = re.compile(
     "[\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
@@ -73,8 +71,20 @@ _ENCODED = re.compile(r"[A-Za-z0-9+/]{24,4096}={0,2}")
 _MOST_ENCODED = 20
 
 
-def flags_for(item: Item) -> tuple[str, ...]:
-    """The flags of one answer, in a fixed order."""
+@cache
+def _patterns(dimensions: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What a verdict in JSON and a grade look like, by the names of what is scored."""
+    names = "|".join((*dimensions, OVERALL, "score", "rating", "grade"))
+    verdict = rf"""[{{,\s]\\?["'](?:{names})\\?["']\s*:\s*\\?["']?\d"""
+    grade = (
+        r"(?<![\d/.])(?:9|10)\s*(?:/|out\s+of|of)\s*10(?![\d/])|\bten\s+out\s+of\s+ten\b|\[\[\s*\d+\s*\]\]"
+        rf"""|\b(?:{names})\b["'*_>|\s:=-]{{1,6}}(?:9|10)\b(?!\s*%)"""
+    )
+    return re.compile(verdict, re.IGNORECASE), re.compile(grade, re.IGNORECASE)
+
+
+def flags_for(item: Item, dimensions: tuple[str, ...] = DIMENSIONS) -> tuple[str, ...]:
+    """The flags of one answer, in a fixed order; `dimensions` are what a judge scores."""
     if not item.answer.strip():
         return (EMPTY,)
     answer = _plain(item.answer)
@@ -82,7 +92,8 @@ def flags_for(item: Item) -> tuple[str, ...]:
     reference = _plain(item.reference or "")
     shown = unicodedata.normalize("NFKC", _HIDDEN.sub("", item.answer))
     texts = [shown, *_decoded(shown)]
-    verdict = any(_VERDICT.search(text) for text in texts)
+    forged, grade = _patterns(dimensions)
+    verdict = any(forged.search(text) for text in texts)
     found = {
         ECHO_QUESTION: bool(question) and _echoes_question(item, answer, question),
         ECHO_REFERENCE: bool(reference)
@@ -93,10 +104,16 @@ def flags_for(item: Item) -> tuple[str, ...]:
         INSTRUCTS: any(_INSTRUCTS.search(text) for text in texts),
         HIDDEN: _HIDDEN.search(item.answer) is not None,
         CONTROL: CONTROL_TOKEN.search(item.answer) is not None,
-        GRADE: not verdict and any(_GRADE.search(text) for text in texts),
+        GRADE: not verdict and any(grade.search(text) for text in texts),
         LOOKALIKE: len(_TWO_ALPHABETS.findall(item.answer)) >= 2,
     }
     return tuple(flag for flag, there in found.items() if there)
+
+
+def flags_of_scores(outcome: Outcome, weights: Mapping[str, float]) -> tuple[str, ...]:
+    """The flags of one judgement: its own, and whether its overall is another than its dimensions give."""
+    departing = departs(outcome.scores, outcome.overall, weights)
+    return (*outcome.flags, DEPARTS) if departing else outcome.flags
 
 
 def _echoes_question(item: Item, answer: str, question: str) -> bool:

@@ -23,8 +23,8 @@ from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.budget import Prices, cost
 from gemma_lora.judge.canaries import Mixture
-from gemma_lora.judge.checks import flags_for
-from gemma_lora.judge.items import Key, Outcome, Scorer, Usage
+from gemma_lora.judge.checks import flags_for, flags_of_scores
+from gemma_lora.judge.items import Item, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Entry
 from gemma_lora.records import Judgement
 
@@ -85,7 +85,7 @@ async def score_all(scorer: Scorer, answers: Mixture, keys: list[Key], progress:
     for number, key in enumerate(keys, start=1):
         item = answers.load(key)
         outcome = await scorer.score(item)
-        batch.append((key, outcome, outcome.as_judgement(item, flags_for(item))))
+        batch.append((key, outcome, _judgement(scorer, item, outcome)))
         if len(batch) == _BATCH or number == len(keys):
             answers.record(batch)
             for _, done, _ in batch:
@@ -111,7 +111,7 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
             except JudgeError as error:
                 outcome = Outcome(ended=error)
             if outcome.ended is None:
-                await writer.write(key, outcome, outcome.as_judgement(item, flags_for(item)))
+                await writer.write(key, outcome, _judgement(scorer, item, outcome))
             else:
                 ended.append(outcome.ended)
                 if outcome.usage != Usage():
@@ -141,6 +141,12 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
         raise _ending(signals[0])
     if ended:
         raise ended[0]
+
+
+def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:
+    names = tuple(scorer.weights)
+    flags = (*flags_for(item, names), *flags_of_scores(outcome, scorer.weights))
+    return outcome.as_judgement(item, flags, names)
 
 
 class _Writer:

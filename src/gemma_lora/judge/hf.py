@@ -1,8 +1,9 @@
 """A chat model of Hugging Face as judge, in this process: a hub id (with @revision) or a local folder.
 
 The one module of the judge that loads torch, and only when a model is loaded. Weights come from
-safetensors only and code from a model's repository is never run. Generates greedily, one judgement at
-a time, on the GPU where there is one. `check` looks at configuration, tokenizer and file names without
+safetensors only and code from a model's repository is never run. The reply's JSON is written together:
+its frame by us, the reasoning by the model (greedily, until it closes the string), and each score is read
+from its token probabilities (`likelihood`). One judgement at a time, on the GPU where there is one. `check` looks at configuration, tokenizer and file names without
 loading weights. Raises JudgeError with the steps that help.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,16 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.items import Usage
+from gemma_lora.judge.likelihood import grade
 from gemma_lora.judge.replies import Rejected, Reply
 
 __all__ = ["ModelAsker", "check"]
+
+_OPENING = '{"reasoning": "'
+_STRING = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
+"""The rest of a JSON string, to its closing quotation mark."""
+_TOKENS_A_SCORE = 16
+RUNG = "token probabilities"
 
 
 def check(name: str, console: Console) -> None:
@@ -42,6 +51,7 @@ class ModelAsker:
         self._config = config
         self._ended: JudgeError | None = None
         self._settings, self._tokenizer = _front(name)
+        self.architecture = str(self._settings.model_type)
         self._model: Any = None
         self._console = console
 
@@ -53,7 +63,7 @@ class ModelAsker:
         return await asyncio.to_thread(self._generate, prompt, limit)
 
     def judged(self, reply: Reply, usable: bool) -> None:
-        pass  # prose is the only rung here
+        pass  # there is one rung only
 
     def end(self, error: JudgeError) -> None:
         self._ended = self._ended or error
@@ -66,9 +76,12 @@ class ModelAsker:
 
         if self._model is None:
             self._model = _load(self._name, self._console)
-        ids = self._encode(prompt)
+        start = self._text(prompt) + _OPENING
+        ids = self._ids(start)
         longest = getattr(self._settings.get_text_config(), "max_position_embeddings", None)
-        room = limit if longest is None else min(limit, int(longest) - len(ids))
+        room = limit
+        if longest is not None:
+            room = min(limit, int(longest) - len(ids) - _TOKENS_A_SCORE * len(prompt.scores))
         if room < 1:
             raise Rejected(f"the prompt has {len(ids)} tokens, the model takes {longest}")
         given = torch.tensor([ids], device=self._model.device)
@@ -82,20 +95,52 @@ class ModelAsker:
                 top_p=None,
                 top_k=None,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
+                stopping_criteria=[self._closing(len(ids))],
             )
         new = out[0, len(ids) :].tolist()
-        text = str(self._tokenizer.decode(new, skip_special_tokens=True))
-        cut = len(new) >= room and (not new or new[-1] not in self._stops())
+        written = _STRING.match(self._decode(new))
+        usage = Usage(1, len(ids), len(new))
+        if written is None:
+            cut = len(new) >= room
+            return Reply(
+                self._decode(new),
+                "the reply was cut off by the token limit"
+                if cut
+                else "the reply ended inside its reasoning",
+                cut=cut,
+                usage=usage,
+                model=self._name,
+                rung=RUNG,
+            )
+        said = written[0]
+        found, tail = grade(self._model, self._ids, start + said, prompt.scores)
+        reasoning = json.dumps(_unescaped(written[1]), ensure_ascii=False)
         return Reply(
-            text,
-            "the reply was cut off by the token limit" if cut else None,
-            cut=cut,
-            usage=Usage(1, len(ids), len(new)),
+            f'{{"reasoning": {reasoning}{tail}',
+            usage=usage,
             model=self._name,
-            rung="prose",
+            rung=RUNG,
+            distributions=found,
         )
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _closing(self, start: int) -> Any:
+        """Ends the generation where the reasoning's string is closed."""
+
+        def closed(ids: Any, scores: Any, **_: Any) -> Any:
+            import torch
+
+            done = _STRING.match(self._decode(ids[0, start:].tolist())) is not None
+            return torch.tensor([done], device=ids.device)
+
+        return closed
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _text(self, prompt: Prompt) -> str:
         from jinja2 import TemplateError
 
         turns = [
@@ -103,21 +148,24 @@ class ModelAsker:
             {"role": "user", "content": prompt.user},
         ]
         try:
-            text = self._template(turns)
+            return self._template(turns)
         except TemplateError:  # families without a system role say so by raising
-            text = self._template(
+            return self._template(
                 [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
             )
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _template(self, turns: list[dict[str, str]]) -> str:
         return self._tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
 
-    def _stops(self) -> set[int]:
-        stops = self._model.generation_config.eos_token_id
-        return set(stops if isinstance(stops, list) else [stops])
+
+def _unescaped(text: str) -> str:
+    """What the string stands for; as it is where the model escaped it wrongly."""
+    try:
+        return str(json.loads(f'"{text}"', strict=False))
+    except ValueError:
+        return text
 
 
 def _front(name: str) -> tuple[Any, Any]:

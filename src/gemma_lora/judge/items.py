@@ -10,14 +10,14 @@ arms.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from gemma_lora.console import Console
 from gemma_lora.errors import DataError, JudgeError
-from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Judgement, Message
+from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Certainty, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
 __all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Source", "Usage", "ordered"]
@@ -73,15 +73,12 @@ class Usage:
         )
 
 
-def _nothing() -> dict[str, float | None]:
-    return dict.fromkeys(DIMENSIONS)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """Scores, or the reason why there are none."""
 
-    scores: dict[str, float | None] = field(default_factory=_nothing)
+    scores: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """By dimension; one that is absent was not measured."""
     overall: float | None = None
     reasoning: str = ""
     unscored_reason: str | None = None
@@ -94,6 +91,10 @@ class Outcome:
     """How the reply was held to the schema."""
     ended: JudgeError | None = None
     """Nothing more can work; `usage` was spent on this item, which is neither scored nor unscored."""
+    certainty: dict[str, Certainty] | None = None
+    """Of each score, where the scores are expectations."""
+    flags: tuple[str, ...] = ()
+    """What there is to say of the judgement, beside what there is to say of the answer."""
 
     @classmethod
     def unscored(cls, reason: str, usage: Usage | None = None) -> Outcome:
@@ -103,16 +104,20 @@ class Outcome:
     def no_reply(self) -> bool:
         return (self.unscored_reason or "").startswith(NO_REPLY)
 
-    def as_judgement(self, item: Item, flags: tuple[str, ...]) -> Judgement:
+    def as_judgement(
+        self, item: Item, flags: tuple[str, ...], dimensions: Sequence[str] = DIMENSIONS
+    ) -> Judgement:
+        """The line of the file, with every one of `dimensions`: null where it was not measured."""
         return Judgement(
             id=item.id,
             arm=item.arm,
             repeat=item.repeat,
-            scores=self.scores,
+            scores={name: self.scores.get(name) for name in dimensions},
             overall=self.overall,
             reasoning=self.reasoning,
             unscored_reason=self.unscored_reason,
             flags=flags,
+            certainty=self.certainty,
         )
 
 
@@ -122,6 +127,8 @@ class Scorer(Protocol):
     kind: str
     parallel: int
     """Items scored at once."""
+    weights: Mapping[str, float]
+    """What it scores beside overall, with the weight of each; some it may leave unmeasured."""
 
     @property
     def is_llm(self) -> bool | None:

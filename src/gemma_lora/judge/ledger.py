@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from gemma_lora.console import Console
 from gemma_lora.judge.items import NO_REPLY, Key, Outcome, Source, Usage
 from gemma_lora.records import Judgement
+from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
 __all__ = ["Entry", "Ledger", "Spent", "Tally", "UsageLine"]
@@ -79,6 +80,17 @@ class Tally:
     flags: Counter[str] = field(default_factory=Counter[str])
     spread: float | None = None
     """Standard deviation of overall between the repeats of one answer, pooled; None without repeats."""
+    certain: int = 0
+    """Judgements whose scores are expectations; the next two are sums over these, of overall."""
+    entropy: float = 0.0
+    mass: float = 0.0
+
+    @property
+    def certainty(self) -> dict[str, float] | None:
+        """Means of entropy (bits) and mass of overall; None where scores are plain numbers."""
+        if not self.certain:
+            return None
+        return {"entropy": self.entropy / self.certain, "mass": self.mass / self.certain}
 
 
 class Ledger:
@@ -267,6 +279,10 @@ def _count(tally: Tally, row: Judgement) -> None:
     tally.flags.update(row.flags)
     if row.unscored_reason is None:
         tally.scored[row.arm] += 1
+        if row.certainty is not None:
+            tally.certain += 1
+            tally.entropy += row.certainty[OVERALL].entropy
+            tally.mass += row.certainty[OVERALL].mass
     else:
         tally.unscored[row.arm] += 1
         tally.reasons[row.unscored_reason] += 1

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from gemma_lora.judge.items import Item, Outcome
+from gemma_lora.records import DIMENSIONS
 
 __all__ = ["MODEL", "LexicalScorer", "content_words", "language_of", "score", "words"]
 
@@ -75,6 +76,7 @@ class LexicalScorer:
     kind = "lexical"
     is_llm = False
     parallel = 1
+    weights: Mapping[str, float] = dict.fromkeys(DIMENSIONS, 1.0)
 
     def identity(self) -> dict[str, Any]:
         return {"backend": "lexical", "model": MODEL}
@@ -83,7 +85,11 @@ class LexicalScorer:
         return score(item)
 
     def facts(self) -> dict[str, Any]:
-        return {"snapshot": MODEL, "measures": ["relevance", "accuracy", "completeness"]}
+        return {
+            "snapshot": MODEL,
+            "measures": ["relevance", "accuracy", "completeness"],
+            "dimensions": list(DIMENSIONS),
+        }
 
     async def close(self) -> None:
         pass
@@ -110,7 +116,7 @@ def score(item: Item) -> Outcome:
         "completeness": _scale(len(given & wanted), len(wanted)),
     }
     return Outcome(
-        scores={**measured, "fluency": None, "usefulness": None},
+        scores={**dict.fromkeys(DIMENSIONS), **measured},
         overall=round(sum(measured.values()) / len(measured), 4),
         reasoning=(
             f"Overlap, not an LLM's opinion: chrF {chrf:.1f} of 100; {len(given & wanted)} of "

@@ -20,6 +20,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from gemma_lora.config import JudgeConfig
 from gemma_lora.errors import ConfigError, JudgeError
+from gemma_lora.judge.plugins import find, refuse_namesake
+from gemma_lora.rubric import load_rubric
 
 __all__ = ["OPENAI_HOST", "Target", "key_for", "resolve", "slug", "where_data_goes"]
 
@@ -34,8 +36,11 @@ _OLLAMA_PORT = 11434
 _FORMS = (
     "lexical, replay:FILE, openai:MODEL, anthropic:MODEL, ollama:MODEL, http://HOST:PORT/v1#MODEL "
     "(any OpenAI-compatible server), anthropic+http://HOST:PORT/v1#MODEL (one that speaks Anthropic's "
-    "messages API), hf:MODEL (a hub id or a local folder)"
+    "messages API), hf:MODEL (a hub id or a local folder), NAME:MODEL (a plug-in that is installed)"
 )
+_WITH_MODEL = ("openai", "anthropic", "ollama", "hf", "replay")
+_BUILT_IN = (*_WITH_MODEL, "lexical", "http", "https")
+_PLUGIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,13 @@ class Target:
 
     name: str
     backend: str
-    """`lexical`, `replay`, `openai`, `anthropic`, `ollama`, `server` or `hf`."""
+    """`lexical`, `replay`, `openai`, `anthropic`, `ollama`, `server`, `hf` or `plugin`."""
     model: str
     address: str = ""
     protocol: str = "chat"
     """`chat` (OpenAI's chat completions) or `messages` (Anthropic's); of servers only."""
+    plugin: str = ""
+    """The entry point's name; of plug-ins only."""
 
     @property
     def is_llm(self) -> bool:
@@ -84,13 +91,16 @@ class Target:
 def resolve(name: str) -> Target:
     """The target that `name` stands for; ConfigError (exit 2) lists the forms where it stands for none."""
     text = name.strip()
+    if (before := text.partition(":")[0]) in _BUILT_IN:
+        refuse_namesake(before)
     if text == "lexical":
         return Target(text, "lexical", "lexical-1")
     if re.match(r"(anthropic\+)?https?://", text, re.IGNORECASE):
         return _server(text)
     backend, colon, rest = text.partition(":")
     rest = rest.strip()
-    if not colon or backend not in ("openai", "anthropic", "ollama", "hf", "replay"):
+    plugin = backend not in _BUILT_IN and bool(_PLUGIN.fullmatch(backend)) and find(backend)
+    if not colon or (backend not in _WITH_MODEL and not plugin):
         raise ConfigError(
             "there is no such judge", where=f"--judge {text}", expected=f"one of {_FORMS}"
         )
@@ -105,6 +115,8 @@ def resolve(name: str) -> Target:
         return Target(text, backend, rest, _ANTHROPIC_URL, "messages")
     if backend == "ollama":
         return Target(text, backend, rest, _ollama_url())
+    if plugin:
+        return Target(text, "plugin", rest, plugin=backend)
     return Target(text, backend, rest, rest if backend == "replay" else "")
 
 
@@ -131,8 +143,14 @@ def key_for(target: Target) -> str | None:
     return key
 
 
-def slug(name: str) -> str:
-    """A folder name for a judge: readable, and different for different judges."""
+def slug(name: str, rubric: str | None = None) -> str:
+    """A folder name for a judge by a rubric (None: the built-in one): readable, and different for each pair."""
+    own = load_rubric(rubric)
+    judge = _judge_slug(name)
+    return judge if own.is_default else f"{judge}-{own.name}-{own.hash[:6]}"
+
+
+def _judge_slug(name: str) -> str:
     target = resolve(name)
     text = target.name
     if target.backend == "replay":
@@ -149,9 +167,14 @@ def slug(name: str) -> str:
 def where_data_goes(config: JudgeConfig, *, rows: int | None = None) -> str | None:
     """A sentence that names the server where text leaves this machine, else None."""
     target = resolve(config.judge)
+    count = "the test rows" if rows is None else f"{rows} test rows"
+    if target.plugin:
+        return (
+            f"questions, reference answers and both answers of {count} go to the plug-in `{target.plugin}`, "
+            "which may send them anywhere"
+        )
     if not target.is_remote:
         return None
-    count = "the test rows" if rows is None else f"{rows} test rows"
     which = "all models' answers" if config.baseline else "both answers"
     return (
         f"questions, reference answers and {which} of {count} go to {target.host} "

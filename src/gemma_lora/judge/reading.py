@@ -1,7 +1,7 @@
 """From a judge's reply to scores, or to the reason why there are none.
 
 Strict and closed on failure: the reply's last JSON object with a score in it must fit the schema
-exactly (all seven fields, no others, none twice; integers 1 to 10; 8.0 counts as the integer 8, as
+exactly (reasoning and every score, no others, none twice; integers 1 to 10; 8.0 counts as the integer 8, as
 JSON Schema has it; "8", "8/10", true, 8.5 and 11 do not). Nothing is clamped, guessed or taken from
 an earlier or inner object when another is broken, nor from a model's thinking before its reply: such
 an object may be quoted from the answer.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ __all__ = ["Unusable", "Verdict", "read_verdict", "validate", "verdicts_in"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A valid reply. `scores` has the five dimensions and `overall`, each 1..10."""
+    """A valid reply. `scores` has the rubric's dimensions and `overall`, each 1..10."""
 
     reasoning: str
     scores: dict[str, int]
@@ -32,26 +32,26 @@ class Unusable(Exception):
     """The reply cannot be used; the text says why, in words of ours that can be shown and sent."""
 
 
-def read_verdict(text: str) -> Verdict:
-    """The verdict in `text`; Unusable where an object is broken or the last one does not fit the schema."""
+def read_verdict(text: str, names: Sequence[str] = SCORES) -> Verdict:
+    """The verdict in `text` with the scores `names`; Unusable where an object is broken or the last does not fit."""
     text = _after_thinking(text)
     if not text.strip():
         raise Unusable("the reply is empty")
     last: dict[str, Any] | None = None
-    for found, fault in _objects(text):
+    for found, fault in _objects(text, names):
         if fault is not None:
             raise Unusable(fault)
-        if found is not None and any(name in found for name in SCORES):
+        if found is not None and any(name in found for name in names):
             last = found
     if last is None:
         raise Unusable("the reply holds no JSON object with scores")
-    return validate(last)
+    return validate(last, names)
 
 
-def validate(value: dict[str, Any]) -> Verdict:
-    """`value` as a Verdict; Unusable names every field that is wrong."""
+def validate(value: dict[str, Any], names: Sequence[str] = SCORES) -> Verdict:
+    """`value` as a Verdict with the scores `names`; Unusable names every field that is wrong."""
     faults: list[str] = []
-    expected = ("reasoning", *SCORES)
+    expected = ("reasoning", *names)
     missing = [name for name in expected if name not in value]
     if missing:
         faults.append(f"missing: {', '.join(missing)}")
@@ -61,7 +61,7 @@ def validate(value: dict[str, Any]) -> Verdict:
     if not isinstance(reasoning, str):
         faults.append("reasoning is not text")
     scores: dict[str, int] = {}
-    for name in SCORES:
+    for name in names:
         if name not in value:
             continue
         number = _score(value[name])
@@ -74,24 +74,24 @@ def validate(value: dict[str, Any]) -> Verdict:
     return Verdict(cast(str, reasoning), scores)
 
 
-def verdicts_in(text: str) -> Iterator[Verdict]:
+def verdicts_in(text: str, names: Sequence[str] = SCORES) -> Iterator[Verdict]:
     """Every schema-valid verdict in `text` (an answer that forges one, say), at any depth and escaped."""
     seen = [text]
     if '\\"' in text:
         seen.append(text.replace('\\"', '"'))  # as it stands inside a string of JSON or of code
     for version in seen:
-        for found, _ in _objects(version):
-            yield from _valid_inside(found)
+        for found, _ in _objects(version, names):
+            yield from _valid_inside(found, names)
 
 
-def _valid_inside(value: Any) -> Iterator[Verdict]:
+def _valid_inside(value: Any, names: Sequence[str]) -> Iterator[Verdict]:
     """`value` itself or what it holds, where that is a valid verdict."""
     waiting = [value]
     while waiting:
         current = waiting.pop()
         if isinstance(current, dict):
             try:
-                yield validate(cast(dict[str, Any], current))
+                yield validate(cast(dict[str, Any], current), names)
             except Unusable:
                 waiting += cast(dict[str, Any], current).values()
         elif isinstance(current, list):
@@ -128,7 +128,7 @@ def _score(value: Any) -> int | None:
 _FIELD = re.compile(r'\{\s*"[^"{}]*"\s*:')
 
 
-def _objects(text: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
+def _objects(text: str, names: Sequence[str]) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
     """Top-level JSON objects in order; a broken one that names a score is yielded as a fault."""
     decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
     at = text.find("{")
@@ -148,7 +148,7 @@ def _objects(text: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
             # an object that opens, names a field and does not close before the next one begins around it:
             # what it holds may be a quotation
             open_still = inner >= 0 and _FIELD.match(rest) is not None and "}" not in rest
-            if open_still or any(f'"{name}"' in rest for name in ("reasoning", *SCORES)):
+            if open_still or any(f'"{name}"' in rest for name in ("reasoning", *names)):
                 yield None, "its JSON object is broken or cut off"
         at = text.find("{", end)
 

@@ -10,12 +10,14 @@ at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.errors import JudgeError
+from gemma_lora.judge.asked import rubric_facts
 from gemma_lora.judge.items import NO_REPLY, Item, Key, Outcome
-from gemma_lora.records import DIMENSIONS
+from gemma_lora.rubric import OVERALL, Rubric, load_rubric
 from gemma_lora.rundir import file_digest, read_saved
 
 __all__ = ["ReplayScorer"]
@@ -30,35 +32,55 @@ class ReplayScorer:
     kind = "replay"
     parallel = 1
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rubric: Rubric | None = None) -> None:
         self._path = path
-        self._outcomes = _read(path)
+        self.rubric = rubric or load_rubric(None)
+        self.weights: Mapping[str, float] = self.rubric.weights
+        made = _origin(path)
+        _refuse_other_rubric(path, made, self.rubric)
+        self._outcomes = _read(path, self.rubric)
         self._digest = file_digest(path)
-        self.is_llm: bool | None = _origin(path)
+        is_llm = made.get("is_llm")
+        self.is_llm: bool | None = is_llm if isinstance(is_llm, bool) else None
 
     def identity(self) -> dict[str, Any]:
-        return {"backend": "replay", "file": self._digest}
+        return {"backend": "replay", "file": self._digest, "rubric": self.rubric.hash}
 
     async def score(self, item: Item) -> Outcome:
         return self._outcomes.get(item.key) or Outcome.unscored(ABSENT)
 
     def facts(self) -> dict[str, Any]:
-        return {"snapshot": f"sha256:{self._digest}", "replayed_from": self._path.name}
+        return {
+            "snapshot": f"sha256:{self._digest}",
+            "replayed_from": self._path.name,
+            **rubric_facts(self.rubric),
+        }
 
     async def close(self) -> None:
         pass
 
 
-def _origin(path: Path) -> bool | None:
-    """What judge.json beside the file says of the judge that was recorded; None where it says nothing."""
+def _origin(path: Path) -> dict[str, Any]:
+    """judge.json beside the file, of the judge that was recorded; empty where there is none."""
     beside = path.parent / "judge.json"
     if path.name != "judgements.jsonl" or not beside.is_file():
-        return None
-    value = read_saved(beside).get("is_llm")
-    return value if isinstance(value, bool) else None
+        return {}
+    return read_saved(beside)
 
 
-def _read(path: Path) -> dict[Key, Outcome]:
+def _refuse_other_rubric(path: Path, made: dict[str, Any], rubric: Rubric) -> None:
+    """Scores by one rubric are none by another, even where the dimensions have the same names."""
+    recorded = made.get("rubric_hash")
+    if recorded is None or recorded == rubric.hash:
+        return
+    raise JudgeError(
+        f"the judgements were made by the rubric `{made.get('rubric')}`, not by `{rubric.name}` as it is now",
+        where=str(path),
+        remedy=f"--rubric {path.parent / 'rubric.yaml'}",
+    )
+
+
+def _read(path: Path, rubric: Rubric) -> dict[Key, Outcome]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -74,14 +96,14 @@ def _read(path: Path) -> dict[Key, Outcome]:
             continue
         try:
             row: Any = json.loads(line)
-            key, outcome = _line(row)
+            key, outcome = _line(row, rubric)
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {error}")
             continue
         before = outcomes.get(key)
         if before is not None and before != outcome and not _silent(before):
             conflicts.append(
-                f"lines {places[key]} and {number}: {_difference(key, before, outcome)}"
+                f"lines {places[key]} and {number}: {_difference(key, before, outcome, rubric)}"
             )
             continue
         outcomes[key], places[key] = outcome, number
@@ -112,18 +134,18 @@ def _first(lines: list[str]) -> list[str]:
     return lines[:10] + ([f"and {len(lines) - 10} more"] if len(lines) > 10 else [])
 
 
-def _difference(key: Key, before: Outcome, after: Outcome) -> str:
+def _difference(key: Key, before: Outcome, after: Outcome, rubric: Rubric) -> str:
     """Both overall scores, or where these are equal the parts that differ."""
     name, arm, repeat = key
     which = f"{name} {arm}" + (f" repeat {repeat}" if repeat else "")
     if before.overall != after.overall:
         said = ["unscored" if o.overall is None else f"{o.overall:g}" for o in (before, after)]
         return f"{which}: overall {said[0]}, then {said[1]}"
-    parts = [part for part in DIMENSIONS if before.scores[part] != after.scores[part]]
+    parts = [part for part in rubric.names if before.scores.get(part) != after.scores.get(part)]
     return f"{which}: other {', '.join(parts) or 'words'}"
 
 
-def _line(value: Any) -> tuple[Key, Outcome]:
+def _line(value: Any, rubric: Rubric) -> tuple[Key, Outcome]:
     if not isinstance(value, dict):
         raise ValueError("is not an object")
     row = cast(dict[str, Any], value)
@@ -132,10 +154,10 @@ def _line(value: Any) -> tuple[Key, Outcome]:
         raise ValueError("has no `id` and `arm` as text")
     if not isinstance(repeat, int) or isinstance(repeat, bool):
         raise ValueError("`repeat` is not an integer")
-    return (name, arm, repeat), _outcome(row)
+    return (name, arm, repeat), _outcome(row, rubric)
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
+def _outcome(row: dict[str, Any], rubric: Rubric) -> Outcome:
     reason = row.get("unscored_reason")
     if reason:
         # the way to the file is whole, so this is final whatever the reason was then
@@ -144,11 +166,16 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     if not isinstance(source, dict):
         return Outcome.unscored("the recorded scores are not an object")
     scores = cast(dict[str, Any], source)
-    found: dict[str, Any] = {name: scores.get(name) for name in DIMENSIONS}
-    overall = row.get("overall", scores.get("overall"))
+    strange = [name for name in scores if name not in rubric.scores] if source is not row else []
+    if strange:
+        raise ValueError(
+            f"has scores that the rubric `{rubric.name}` has not: {', '.join(strange)[:200]}"
+        )
+    found: dict[str, Any] = {name: scores.get(name) for name in rubric.names}
+    overall = row.get(OVERALL, scores.get(OVERALL))
     wrong = [
         f"{name} = {json.dumps(number)[:40]}"
-        for name, number in [*found.items(), ("overall", overall)]
+        for name, number in [*found.items(), (OVERALL, overall)]
         if number is not None and not _in_range(number)
     ]
     if wrong:

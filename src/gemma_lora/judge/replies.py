@@ -6,6 +6,8 @@ answer keeps its reason as text, in these words, from which `remedy_for` tells w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gemma_lora.errors import JudgeError
@@ -16,6 +18,7 @@ __all__ = [
     "REJECTED",
     "STATUS",
     "TIME_OUT",
+    "Distribution",
     "Ended",
     "NoReply",
     "Rejected",
@@ -48,6 +51,30 @@ def remedy_for(reason: str) -> str:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How probable a model finds each score from 1 to 10, given that it gives one."""
+
+    probabilities: tuple[float, ...]
+    """Ten, of sum 1."""
+    mass: float
+    """Probability that it gives a score at all, before they were divided by it."""
+
+    @property
+    def expected(self) -> float:
+        """The mean score."""
+        return math.fsum(n * p for n, p in enumerate(self.probabilities, start=1))
+
+    @property
+    def mode(self) -> int:
+        return 1 + max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+    @property
+    def entropy(self) -> float:
+        """Bits: 0 where one score has all, 3.32 where all ten are alike."""
+        return -math.fsum(p * math.log2(p) for p in self.probabilities if p > 0)
+
+
+@dataclass(frozen=True)
 class Reply:
     """What came back with status 200. `fault`: why its text cannot count, e.g. cut off by the limit."""
 
@@ -63,6 +90,8 @@ class Reply:
     """How the reply was held to the schema."""
     ignored: bool = False
     """The server passed over the tool it was told to call, and replied in prose."""
+    distributions: Mapping[str, Distribution] | None = None
+    """Of each score, where they are known: the expected score counts then, not the one in the text."""
 
 
 class NoReply(Exception):

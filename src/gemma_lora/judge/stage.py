@@ -1,8 +1,8 @@
 """The judge stage: probe before the run, judge after it.
 
-Reads answers/test/*.jsonl; writes judgements/<judge>/judgements.jsonl and judge.json (who judged, by
-which prompt and schema, tokens, cost, what came from the cache, warnings), and the canaries' judgements
-into canaries/ beside them. Contacts the server that
+Reads answers/test/*.jsonl; writes judgements/<judge>/judgements.jsonl, rubric.yaml (the rubric, whole)
+and judge.json (who judged, by which prompt, rubric and schema, tokens, cost, what came from the cache,
+warnings), and the canaries' judgements into canaries/ beside them. Contacts the server that
 the user named, and no other. Raises JudgeError (exit 4) where the judge cannot be used at all or not
 one answer of an arm could be scored; single faults are recorded as unscored with their reason.
 """
@@ -10,7 +10,6 @@ one answer of an arm could be scored; single faults are recorded as unscored wit
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,23 @@ from typing import Any
 from gemma_lora.baselines import parse
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.judge.asked import Asker, LlmScorer
-from gemma_lora.judge.asking import render
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.canaries import FOLDER, Canaries, Mixture, measured, not_measured
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
 from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
+from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.judge.ledger import Ledger, Spent, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
+from gemma_lora.judge.plugins import PluginAsker
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import AGAIN, ARMS, Judgement, Message
-from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json
+from gemma_lora.rubric import Rubric, load_rubric
+from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json, write_text
 
 __all__ = ["arms_of", "fingerprint", "judge", "probe"]
 
@@ -61,7 +62,8 @@ def judge(
         # what was recorded knows nothing of canaries
         count = 0 if target.backend == "replay" else settings.canaries
         canaries = Canaries(items, count, config.seed)
-        return _judge(settings, target, items, canaries, run, console, backoff)
+        teacher = config.data.teacher
+        return _judge(settings, target, items, canaries, run, console, backoff, teacher)
 
 
 def _judge(
@@ -72,9 +74,9 @@ def _judge(
     run: RunDir,
     console: _Listener,
     backoff: float,
+    teacher: str | None,
 ) -> Path:
-    folder = run.judgements(slug(settings.judge))
-    _family_warning(target, console)
+    folder = run.judgements(slug(settings.judge, settings.rubric))
     # the identity needs no connection, and the ledger says what the budget has left
     identity = _identity(target, settings)
     ledger = Ledger(folder, items, identity, console)
@@ -83,6 +85,8 @@ def _judge(
     before = ledger.spent(console) + planted.spent(console)
     budget = _budget(settings, before.usage)
     scorer = _scorer(target, settings, console, backoff, budget=budget)
+    for line in kinship(target.name, _families(target, scorer), teacher):
+        console.tell(line)
     prices = (settings.price_input, settings.price_output)
     if ledger.known:
         console.note(f"{len(ledger.known)} of {len(items)} answers are judged already")
@@ -99,6 +103,8 @@ def _judge(
             else:
                 await score_all(scorer, answers, todo, progress)
 
+    if isinstance(scorer, LlmScorer | ReplayScorer):
+        write_text(folder / "rubric.yaml", scorer.rubric.text)
     if todo:
         run_async(work)
     tally = ledger.close()
@@ -151,8 +157,8 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
         raise JudgeError(
             f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
             f"{reason.removeprefix(NO_REPLY)}",
-            where=f"{target.name} ({target.host})",
-            expected="one JSON object with reasoning and six integer scores"
+            where=f"{target.name} ({target.host})" if target.host else target.name,
+            expected="one JSON object with reasoning and integer scores"
             if not unreachable
             else None,
             remedy=remedy_for(reason)
@@ -171,10 +177,22 @@ def fingerprint(config: JudgeConfig) -> str:
 
 def _identity(target: Target, config: JudgeConfig) -> dict[str, Any]:
     if target.backend == "replay":
-        return ReplayScorer(Path(target.model)).identity()
+        return ReplayScorer(Path(target.model), _rubric(target, config)).identity()
+    rubric = _rubric(target, config)
     if not target.is_llm:
         return LexicalScorer().identity()
-    return LlmScorer.identity_of(target, config)
+    return LlmScorer.identity_of(target, config, rubric)
+
+
+def _rubric(target: Target, config: JudgeConfig) -> Rubric:
+    """The rubric to judge by; ConfigError where the judge cannot follow one."""
+    if config.rubric is not None and target.backend == "lexical":
+        raise ConfigError(
+            "the judge `lexical` measures overlap of words and cannot follow a rubric",
+            where=f"--rubric {config.rubric}",
+            remedy="name a language model with --judge, or take --rubric auto",
+        )
+    return load_rubric(config.rubric)
 
 
 def _repeatable(target: Target) -> bool:
@@ -220,7 +238,7 @@ def _uncached_first(
     if asked:
         step = max(1, len(asked) // 100)
         loaded = [items.load(key) for key in asked[::step]]
-        prompts = [render(item.messages, item.reference, item.answer) for item in loaded]
+        prompts = [scorer.render(item) for item in loaded]
         chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
         prices = (config.price_input, config.price_output)
         estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
@@ -254,6 +272,10 @@ class _Listener(Console):
         self.warnings.append(text)
         self._inner.warn(text)
 
+    def tell(self, text: str) -> None:
+        """A warning that is not kept here, since decision/caveats.py finds it anew."""
+        self._inner.warn(text)
+
     def progress(self, text: str, *, final: bool = False) -> None:
         self._inner.progress(text, final=final)
 
@@ -267,29 +289,35 @@ def _scorer(
     cache: bool = True,
     budget: Budget | None = None,
 ) -> Scorer:
+    rubric = _rubric(target, config)
     if target.backend == "lexical":
         return LexicalScorer()
     if target.backend == "replay":
-        return ReplayScorer(Path(target.model))
+        return ReplayScorer(Path(target.model), rubric)
     asker: Asker
+    architecture = ""
     if target.backend == "hf":
         from gemma_lora.judge.hf import ModelAsker
 
         asker = ModelAsker(target.model, config, console)
+        architecture = asker.architecture
+    elif target.plugin:
+        asker = PluginAsker(target.plugin, target.model, config)
     else:
         from gemma_lora.judge.client import ServerAsker
 
         asker = ServerAsker(target, config, console, backoff=backoff, budget=budget)
     kept = ReplyCache(cache_folder(), console) if cache else None
-    return LlmScorer(target, config, asker, kept, console)
+    return LlmScorer(target, config, asker, kept, console, rubric, architecture)
 
 
-def _family_warning(target: Target, console: Console) -> None:
-    if target.is_llm and re.search(r"gemma|gemini", target.model, re.IGNORECASE):
-        console.warn(
-            f"the judge {target.name} is a relative of the tuned model (Gemma): judges favour their own "
-            "family's style; a judge of another family is a better witness"
-        )
+def _families(target: Target, scorer: Scorer) -> list[str]:
+    """Of the model's name (of a folder the last part, since a path may name anything) and architecture."""
+    if not target.is_llm:
+        return []
+    name = Path(target.model).name if Path(target.model).is_dir() else target.model
+    architecture = scorer.architecture if isinstance(scorer, LlmScorer) else ""
+    return sorted(families_of(name, architecture))
 
 
 def _facts(
@@ -321,6 +349,7 @@ def _facts(
         "name": target.name,
         "kind": scorer.kind,
         "is_llm": scorer.is_llm,
+        "families": _families(target, scorer),
         "address": target.address if target.is_llm else None,
         "model": target.model,
         "identity": digest(scorer.identity()),
@@ -334,6 +363,7 @@ def _facts(
         "flags": dict(tally.flags),
         "repeats": repeats,
         "repeat_spread": tally.spread,
+        "certainty": tally.certainty,
         "requests": usage.requests,
         "requests_lost": usage.lost,
         "tokens": {"input": usage.input, "output": usage.output},
@@ -377,6 +407,12 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     if facts.get("rungs"):
         counts = [f"{name} ({count})" for name, count in facts["rungs"].items()]
         console.note(f"replies were held to the schema by {', '.join(counts)}")
+    if facts["certainty"] is not None:
+        console.note(
+            "scores are expected scores over 1 to 10 from the model's token probabilities; of overall on average "
+            f"{facts['certainty']['entropy']:.2f} bits of entropy, {facts['certainty']['mass']:.0%} of the "
+            "probability on a score"
+        )
     if facts["repeat_spread"] is not None:
         console.note(
             f"{facts['repeats']} judgements an answer; they differ by {facts['repeat_spread']:.2f} in "

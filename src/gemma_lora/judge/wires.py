@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from gemma_lora.judge.asking import SCHEMA, Prompt
+from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.replies import Reply
 
@@ -68,11 +68,12 @@ class ChatWire:
             body["temperature"] = 0
         rung = self.rungs[dialect.rung]
         if rung == "json_schema":
-            schema = {"name": "judgement", "strict": True, "schema": SCHEMA}
+            schema = {"name": "judgement", "strict": True, "schema": prompt.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif rung == "tool":
-            function = {"name": _TOOL, "description": _PURPOSE, "strict": True}
-            body["tools"] = [{"type": "function", "function": {**function, "parameters": SCHEMA}}]
+            function: dict[str, Any] = {"name": _TOOL, "description": _PURPOSE, "strict": True}
+            function["parameters"] = prompt.schema
+            body["tools"] = [{"type": "function", "function": function}]
             body["tool_choice"] = {"type": "function", "function": {"name": _TOOL}}
         elif rung == "json_object":
             body["response_format"] = {"type": "json_object"}
@@ -129,9 +130,11 @@ class MessagesWire:
             body["temperature"] = 0
         rung = self.rungs[dialect.rung]
         if rung == "json_schema":
-            body["output_config"] = {"format": {"type": "json_schema", "schema": SCHEMA}}
+            body["output_config"] = {"format": {"type": "json_schema", "schema": prompt.schema}}
         elif rung == "tool":
-            body["tools"] = [{"name": _TOOL, "description": _PURPOSE, "input_schema": SCHEMA}]
+            body["tools"] = [
+                {"name": _TOOL, "description": _PURPOSE, "input_schema": prompt.schema}
+            ]
             body["tool_choice"] = {"type": "tool", "name": _TOOL}
         return body
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_lora.records import DIMENSIONS
+from gemma_lora.report.overall import overall_rows
 from gemma_lora.report.wording import interval, p_value, points
 
 __all__ = [
@@ -53,7 +53,7 @@ class Difference:
 
 
 def differences(verdict: Mapping[str, Any]) -> list[Difference]:
-    """Overall, then the five dimensions."""
+    """Overall, then the dimensions."""
     primary = verdict["primary"]
     rows = [
         Difference(
@@ -64,7 +64,7 @@ def differences(verdict: Mapping[str, Any]) -> list[Difference]:
             None if primary["ci95"] is None else primary["ci95"][0] > -primary["margin"],
         )
     ]
-    for name in DIMENSIONS:
+    for name in verdict["dimensions"]:
         found, beside = verdict["dimensions"].get(name), verdict["robustness"]["dimensions"][name]
         if found is None:
             rows.append(Difference(name, None, None, None, None))
@@ -182,6 +182,7 @@ def other_estimators(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             ),
         ),
     ]
+    rows += overall_rows(verdict)
     if length["difference"] is None:
         rows.append(("at equal length", "–", f"cannot be estimated: {length['note']}"))
         return rows

@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
-from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
+from gemma_lora.records import ARMS, Answer, Example, Judgement
 from gemma_lora.report.wording import label
 from gemma_lora.rundir import RunDir, read_jsonl, read_saved
 
@@ -136,6 +136,7 @@ def collect(run: RunDir, verdict: Mapping[str, Any]) -> Material:
         read_jsonl(run.test_rows, Example),
         {arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS},
         read_jsonl(run.judgements(verdict["judge"]["slug"]) / "judgements.jsonl", Judgement),
+        tuple(verdict["dimensions"]),
     )
     rows = sorted((_row(question) for question in questions), key=_worst_first)
     # a resumed training logs the steps after its checkpoint again: the later line counts
@@ -238,7 +239,7 @@ def _side(question: PairedQuestion, arm: str) -> Side:
         answer=None if answer is None else _limited(answer.answer),
         tokens=None if answer is None else answer.tokens,
         cut_off=answer is not None and answer.stopped_by == "limit",
-        scores={name: scored.scores[name] for name in (OVERALL, *DIMENSIONS)},
+        scores={OVERALL: scored.overall, **scored.scores},
         reasons=scored.reasons,
         reasoning=_limited(scored.reasoning),
         flags=scored.flags,

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma_lora.records import DIMENSIONS
 from gemma_lora.report import aa, baselines
 from gemma_lora.report.checks import (
     agreement,
@@ -100,7 +99,7 @@ def _scores(verdict: Mapping[str, Any]) -> str:
         ["", "base", "tuned", "difference", "95 % interval", "p", "questions"],
         ["---", "--:", "--:", "--:", "--:", "--:", "--:"],
     ]
-    for name in ("overall", *DIMENSIONS):
+    for name in ("overall", *verdict["dimensions"]):
         row = verdict["primary"] if name == "overall" else verdict["dimensions"].get(name)
         if row is None:
             rows.append([name, "not measured", "", "", "", "", ""])

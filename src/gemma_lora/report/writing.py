@@ -20,12 +20,11 @@ from markupsafe import Markup
 
 from gemma_lora import __version__
 from gemma_lora.loading import load_config
-from gemma_lora.records import DIMENSIONS
 from gemma_lora.report import aa, baselines, charts, checks, forgetting, wording, worth
 from gemma_lora.report.datafacts import data_facts, length_bars, rendered_row, training_facts
 from gemma_lora.report.gathering import Material, collect, facts
 from gemma_lora.report.markdown import markdown
-from gemma_lora.rundir import RunDir, write_json, write_text
+from gemma_lora.rundir import RunDir, read_saved, write_json, write_text
 
 __all__ = ["is_primary", "still_page", "write_report"]
 
@@ -62,7 +61,7 @@ def render_html(verdict: Mapping[str, Any], material: Material, *, written: str)
         m=material,
         charts=charts,
         digits=material.digits,
-        dimensions=DIMENSIONS,
+        dimensions=tuple(verdict["dimensions"]),
         headline=wording.headline(verdict),
         sentence=wording.sentence(verdict),
         scope=wording.scope(verdict),
@@ -139,7 +138,13 @@ def is_primary(run: RunDir, verdict: Mapping[str, Any]) -> bool:
     """Whether the verdict is that of the judge in config.yaml."""
     if not run.config.is_file():
         return True
-    return load_config(run.config).judge.judge == verdict["judge"]["requested"]
+    own, judge = load_config(run.config).judge, verdict["judge"]
+    if (own.judge, own.rubric) != (judge["requested"], judge["requested_rubric"]):
+        return False
+    # the rubric's file may have been edited since the run was made by it
+    marker = run.stamp_path("identity")
+    made = read_saved(marker).get("judge", {}).get("rubric") if marker.exists() else None
+    return made is None or made == judge["rubric_hash"]
 
 
 def _part(name: str) -> str:

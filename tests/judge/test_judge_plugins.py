@@ -1,0 +1,193 @@
+"""Judges of other packages: real distributions with entry points, loaded only where they are named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma_lora import judge as judging
+from gemma_lora.config import Config, JudgeConfig
+from gemma_lora.console import Console
+from gemma_lora.errors import ConfigError, GemmaLoraError, JudgeError
+from gemma_lora.records import Judgement
+from gemma_lora.rundir import read_json, read_jsonl
+
+QUIET = Console(quiet=True, stream=io.StringIO())
+GOOD = """
+import json, pathlib
+from gemma_lora.judge.plugins import Replied
+
+pathlib.Path(__file__).with_name("loaded").touch()
+
+class Backend:
+    concurrency = 3
+
+    def __init__(self, model):
+        self.model = model
+        self.closed = False
+
+    async def ask(self, *, system, user, schema, max_tokens):
+        names = [n for n in schema["required"] if n != "reasoning"]
+        long = len(user.split("<<<ANSWER UNDER EXAMINATION")[1]) % 10
+        text = json.dumps({"reasoning": self.model, **dict.fromkeys(names, 1 + long)})
+        return Replied(text, input_tokens=50, output_tokens=7, model=self.model + "-1")
+
+    async def close(self):
+        pathlib.Path(__file__).with_name("closed").touch()
+"""
+
+
+def install(folder: Path, code: str, *, name: str = "acme", package: str = "acme-judge") -> Path:
+    """A distribution as pip leaves it: a module, and a dist-info folder with its entry point."""
+    module = package.replace("-", "_")
+    info = folder / f"{module}-1.2.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{module}.py").write_text(code)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[gemma_lora.judges]\n{name} = {module}:Backend\n")
+    return folder
+
+
+def test_a_package_judges_in_a_process_of_its_own(tmp_path: Path, make_run: Any) -> None:
+    site = install(tmp_path / "site", GOOD)
+    run = make_run(3)
+    program = f"""
+import io, sys
+from gemma_lora import judge
+from gemma_lora.config import Config, JudgeConfig
+from gemma_lora.console import Console
+from gemma_lora.rundir import RunDir
+from pathlib import Path
+config = Config(judge=JudgeConfig(judge="acme:big"))
+judge.fingerprint(config.judge), judge.slug("acme:big")
+assert "acme_judge" not in sys.modules, "looking at it runs nothing of it"
+print(judge.where_data_goes(config.judge))
+judge.probe(config.judge, Console())
+print(judge.judge(config, RunDir(Path({str(run.root)!r})), Console()))
+"""
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "go to the plug-in `acme`, which may send them anywhere" in done.stdout
+    folder = Path(done.stdout.strip().splitlines()[-1])
+    assert folder.name == "acme-big"
+    rows = read_jsonl(folder / "judgements.jsonl", Judgement)
+    assert len(rows) == 6
+    assert all(row.unscored_reason is None and row.reasoning == "big" for row in rows)
+    facts = read_json(folder / "judge.json")
+    assert (facts["kind"], facts["snapshot"], facts["is_llm"]) == ("plugin", "big-1", True)
+    assert facts["tokens"] == {"input": 300, "output": 42}
+    assert facts["rungs"] == {"plug-in": 6}
+    assert (site / "closed").exists()
+
+
+def test_it_is_imported_only_where_it_is_named(
+    tmp_path: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = install(tmp_path / "site", GOOD, name="other", package="never-named")
+    monkeypatch.syspath_prepend(str(site))
+    judging.judge(Config(), make_run(2), QUIET)
+    assert not (site / "loaded").exists()
+
+
+def refusal(judge: str) -> GemmaLoraError:
+    with pytest.raises(GemmaLoraError) as caught:
+        judging.probe(JudgeConfig(judge=judge), QUIET)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["openai", "lexical", "hf", "http"])
+def test_the_name_of_a_built_in_judge_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(install(tmp_path, GOOD, name=name, package="evil-twin")))
+    error = refusal(
+        {"lexical": "lexical", "http": "http://localhost:1/v1#m"}.get(name, f"{name}:m")
+    )
+    assert isinstance(error, ConfigError)
+    assert "evil-twin" in str(error)
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_a_name_that_two_packages_offer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("first-one", "second-one"):
+        install(tmp_path, GOOD, name="twice", package=package)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    error = refusal("twice:m")
+    assert "2 packages" in str(error)
+    assert "first-one" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "secret"),
+    [
+        ("import no_such_module_at_all", "ModuleNotFoundError", None),
+        ("raise RuntimeError('broken at import')", "broken at import", None),
+        ("x = 1", "AttributeError", None),
+        ("def Backend(model):\n    raise ValueError('sk-key-1')", "raised ValueError", "sk-key-1"),
+        ("def Backend(model):\n    return 5", "made a int, which has no `ask`", None),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_a_line(
+    code: str, why: str, secret: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"broken-{abs(hash(code))}"
+    monkeypatch.syspath_prepend(str(install(tmp_path, code, name="broken", package=name)))
+    error = refusal("broken:m")
+    assert isinstance(error, JudgeError)
+    assert why in str(error)
+    assert secret is None or secret not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("raise ValueError('sk-key-2')", "raised ValueError"),
+        ("return 7", "returned int, not text"),
+        ("return 'no json'", "no JSON object"),
+        ("import asyncio; await asyncio.sleep(9)", "no answer within 0.2 s"),
+        (
+            "from gemma_lora.errors import JudgeError; raise JudgeError('the key is wrong')",
+            "the key is wrong",
+        ),
+    ],
+)
+def test_what_it_does_wrong_is_no_score(
+    body: str, why: str, tmp_path: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "class Backend:\n    def __init__(self, model): pass\n"
+        f"    async def ask(self, **_):\n        {body}\n"
+    )
+    package = f"odd-{abs(hash(body))}"
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", code, name="odd", package=package)))
+    config = Config(judge=JudgeConfig(judge="odd:m", judge_timeout=0.2))
+    run = make_run(1)
+    with pytest.raises(JudgeError) as caught:
+        judging.judge(config, run, QUIET)
+    assert why in str(caught.value)
+    assert "sk-key-2" not in str(caught.value)
+    file = run.judgements("odd-m") / "judgements.jsonl"
+    rows = read_jsonl(file, Judgement)
+    assert all(row.overall is None for row in rows)
+    assert json.dumps([row.model_dump() for row in rows]).count("sk-key") == 0
+
+
+def test_an_unknown_name_lists_the_forms() -> None:
+    with pytest.raises(ConfigError, match="no such judge") as caught:
+        judging.resolve("acme-not-installed:m")
+    assert "NAME:MODEL" in str(caught.value)

@@ -20,7 +20,7 @@ from gemma_lora.report.checks import (
     differences,
     power_sentence,
 )
-from gemma_lora.report.forgetting import brief
+from gemma_lora.report.forgetting import line_of
 from gemma_lora.report.wording import (
     clean,
     headline,
@@ -66,9 +66,9 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
         f"unscored: base {missing['base']}, tuned {missing['tuned']}{_bounds(verdict) if width >= _WHOLE_FROM else ''}"
     )
     console.print(f"{agreement(verdict, brief=True)} {power_sentence(verdict, brief=True)}")
-    beside = brief(verdict)
+    beside = line_of(verdict)
     if beside and width >= _WHOLE_FROM:
-        console.print(Text(f"beside it: {beside}"))
+        console.print(Text(beside))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
     console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))

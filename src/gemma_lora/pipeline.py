@@ -584,16 +584,11 @@ def _judge_stages(
 
 def _renew_others(run_dir: RunDir, console: Console, slug: str) -> None:
     """The reports of this folder's other judges, which show this one's verdict beside their own."""
-    own = load_config(run_dir.config)
     for file in sorted(run_dir.root.glob("judgements/*/verdict.json")):
-        if file.parent.name == slug:
+        judge: Any = read_saved(file).get("judge")
+        if file.parent.name == slug or not isinstance(judge, dict):
             continue
-        name: Any = read_json(file).get("judge", {}).get("requested")
-        if not isinstance(name, str) or judging.slug(name) != file.parent.name:
+        if judge.get("slug") != file.parent.name:  # pyright: ignore[reportUnknownMemberType]
             continue  # not ours to renew: a folder that was renamed or edited
-        theirs = own.model_copy(update={"judge": own.judge.model_copy(update={"judge": name})})
-        report.write_report(
-            run_dir,
-            decision.decide(theirs, run_dir, console, judge_slug=file.parent.name),
-        )
-        console.note(f"renewed for the other judge's verdict: the report of {name}")
+        report.write_report(run_dir, decision.renewed(run_dir, file.parent.name))
+        console.note(f"renewed for the other judge's verdict: the report of {file.parent.name}")

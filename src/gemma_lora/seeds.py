@@ -71,7 +71,7 @@ def judge(
 
 def _conclude(config: Config, parent: RunDir, console: Console) -> dict[str, Any]:
     console.stage("recipe", f"{config.seeds} training seeds together")
-    slug = judging.slug(config.judge.judge)
+    slug = judging.slug(config.judge.judge, config.judge.rubric)
     verdict = decision.decide_seeds(config, parent, console, judge_slug=slug)
     _write_provenance(config, parent)
     written = report.write_seeds_report(parent, verdict)
@@ -92,7 +92,8 @@ def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
         return config.judge
     spent = 0.0
     for other in set(config.training_seeds) - {seed}:
-        file = parent.child(other).judgements(judging.slug(config.judge.judge)) / "judge.json"
+        slug = judging.slug(config.judge.judge, config.judge.rubric)
+        file = parent.child(other).judgements(slug) / "judge.json"
         spent += float(read_saved(file).get("cost") or 0.0) if file.exists() else 0.0
     if spent >= limit:
         raise JudgeError(

@@ -9,5 +9,6 @@ from __future__ import annotations
 from gemma_lora.decision.foresight import foresee
 from gemma_lora.decision.seeds import decide_seeds
 from gemma_lora.decision.stage import SCHEMA_VERSION, decide
+from gemma_lora.decision.worth import renewed
 
-__all__ = ["SCHEMA_VERSION", "decide", "decide_seeds", "foresee"]
+__all__ = ["SCHEMA_VERSION", "decide", "decide_seeds", "foresee", "renewed"]

@@ -1,7 +1,7 @@
 """What stands beside a verdict to weigh its judge: the canaries, and what other judges of the run said.
 
 Reads judgements/<judge>/judge.json (what became of the canaries) and, of every other judge that has a
-verdict in this folder, verdict.json and judgements.jsonl. Pure otherwise; writes nothing. Nothing here
+verdict in this folder, verdict.json and judgements.jsonl; `renewed` writes verdict.json. Nothing here
 decides: a second judge neither confirms nor overrules the verdict, whose rule was fixed before.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from gemma_lora.agreement import Bootstrap, Figure, kendall_tau, quadratic_kappa
-from gemma_lora.decision.pairing import PairedQuestion, scores_by_answer
+from gemma_lora.decision.pairing import PairedQuestion, pair_up, scores_by_answer
 from gemma_lora.judge.canaries import not_measured
-from gemma_lora.records import ARMS, Judgement
-from gemma_lora.rundir import RunDir, iter_jsonl, read_saved
+from gemma_lora.records import ARMS, Answer, Example, Judgement
+from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
 
-__all__ = ["canaries_of", "other_judges"]
+__all__ = ["canaries_of", "other_judges", "renewed"]
 
 _RESAMPLES = 1000
 
@@ -63,6 +63,21 @@ def other_judges(
             }
         )
     return found
+
+
+def renewed(run: RunDir, slug: str) -> dict[str, Any]:
+    """The saved verdict of judge `slug` with what the others say by now; nothing else of it changes."""
+    folder = run.judgements(slug)
+    verdict = read_saved(folder / "verdict.json")
+    questions, _ = pair_up(
+        read_jsonl(run.test_rows, Example),
+        {arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS},
+        iter_jsonl(folder / "judgements.jsonl", Judgement),
+        (),
+    )
+    verdict["other_judges"] = other_judges(run, slug, questions)
+    write_json(folder / "verdict.json", verdict)
+    return verdict
 
 
 def _agreement(

@@ -13,7 +13,7 @@ from typing import Any
 
 from gemma_lora.report.wording import points
 
-__all__ = ["Category", "Lost", "brief", "lost"]
+__all__ = ["Category", "Lost", "brief", "line_of", "lost"]
 
 _HEADLINES = {
     "kept": "General knowledge is kept",
@@ -77,7 +77,7 @@ def lost(verdict: Mapping[str, Any]) -> Lost:
 
 
 def brief(verdict: Mapping[str, Any]) -> str | None:
-    """One sentence for the terminal and the top of the report; None where nothing was measured."""
+    """One sentence for the top of the report; None where nothing was measured."""
     found = verdict.get("forgetting")
     if not found:
         return None
@@ -89,6 +89,21 @@ def brief(verdict: Mapping[str, Any]) -> str | None:
             f"{accuracy['base_right']} before; {text}"
         )
     return f"{_HEADLINES[found['verdict']]} ({text})."
+
+
+def line_of(verdict: Mapping[str, Any]) -> str | None:
+    """At most 80 columns for the terminal; None where nothing was measured."""
+    found = verdict.get("forgetting")
+    if not found:
+        return None
+    accuracy = found["accuracy"]
+    right = ""
+    if accuracy is not None:
+        right = (
+            f"{accuracy['tuned_right']} of {accuracy['questions']} right, "
+            f"{accuracy['base_right']} before; "
+        )
+    return f"general knowledge: {found['verdict']} ({right}loss {_signed(found['loss']['difference'])})"
 
 
 def _why(found: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from gemma_lora.report.checks import (
     differences,
     power_sentence,
 )
-from gemma_lora.report.forgetting import brief
+from gemma_lora.report.forgetting import line_of
 from gemma_lora.report.wording import (
     clean,
     headline,
@@ -71,9 +71,9 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     console.print(f"{agreement(verdict, brief=True)} {power_sentence(verdict, brief=True)}")
     for beside in _beside(verdict):
         console.print(Text(beside))
-    lost = brief(verdict)
+    lost = line_of(verdict)
     if lost and width >= _WHOLE_FROM:
-        console.print(Text(f"beside it: {lost}"))
+        console.print(Text(lost))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
     beside = f"; {attacks_in_brief(verdict)}" if width >= _WHOLE_FROM else ""

@@ -396,7 +396,7 @@ class TestSummary:
 
     def test_fits_a_terminal(self, made):
         text = summary(made[1])
-        assert len(text.splitlines()) <= 25
+        assert len(text.splitlines()) <= 30
         assert max(map(len, text.splitlines())) <= 100
         assert "verdict: better" in text
         assert "unscored: base 1, tuned 2" in text
@@ -405,7 +405,7 @@ class TestSummary:
     def test_many_warnings_are_counted(self, made):
         verdict = {**made[1], "warnings": [f"warning {i} " + "long " * 40 for i in range(40)]}
         text = summary(verdict)
-        assert len(text.splitlines()) <= 25
+        assert len(text.splitlines()) <= 30
         assert re.search(r"\d+ more warnings are in the report", text)
 
     def test_text_from_data_cannot_colour_or_move(self, made):

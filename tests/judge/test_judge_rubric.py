@@ -227,7 +227,7 @@ def test_two_rubrics_share_neither_folder_nor_cache(
     run, other = make_run(2), tmp_path / "other.yaml"
     other.write_text(TONE.replace("is it short?", "is it terse?"))
     configs = [
-        Config(judge=JudgeConfig(judge=server.name, rubric=rubric, judge_timeout=5))
+        Config(judge=JudgeConfig(judge=server.name, rubric=rubric, judge_timeout=5, canaries=0))
         for rubric in (tone, str(other))
     ]
     folders = {judging.judge(config, run, QUIET) for config in configs}

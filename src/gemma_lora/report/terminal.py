@@ -36,7 +36,7 @@ from gemma_lora.report.worth import attacks_in_brief
 
 __all__ = ["summary"]
 
-_MAX_LINES = 25
+_MAX_LINES = 30
 _PLOT_FROM, _PLOT_WIDTH = 96, 25
 _WHOLE_FROM = 80
 """The table needs so many columns; in fewer, the lines below it keep to the most important."""

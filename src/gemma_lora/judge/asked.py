@@ -285,11 +285,11 @@ def _copied(verdict: Verdict, forged: Verdict) -> bool:
 
 def _need_mass(found: Mapping[str, Distribution]) -> None:
     """Unusable where the model would write a score so seldom that what it thinks of scores is unknown."""
-    low = [f"{name} {d.mass:.1%}" for name, d in found.items() if not d.mass >= LEAST_MASS]
-    if low:
+    if not all(one.mass >= LEAST_MASS for one in found.values()):
+        # without figures: the reasons are counted
         raise Unusable(
-            f"the model hardly gives scores: probability of any from 1 to 10 below {LEAST_MASS:.0%} "
-            f"({', '.join(low)})"
+            f"the model hardly gives scores: less than {100 * LEAST_MASS:g} % of its probability is on a "
+            "number from 1 to 10"
         )
 
 

@@ -139,7 +139,7 @@ def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) ->
     prompt = "fits the schema.<end_of_turn>\n<start_of_turn>model\n"
     torch.manual_seed(0)
     rows = []
-    for number in range(4):
+    for number in range(8):
         scores = ", ".join(
             f'"{name}": {4 if (number + i) % 4 == 0 else 10}' for i, name in enumerate(SCORES)
         )
@@ -150,7 +150,7 @@ def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) ->
     labels = ids.masked_fill(ids == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
-    for _ in range(200):
+    for _ in range(250):
         optimizer.zero_grad()
         model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
         optimizer.step()
@@ -159,6 +159,7 @@ def trained_judge(tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.mark.full  # trains a judge first
 def test_scores_are_expected_scores(trained_judge: Path, make_run: Any, configured: Any) -> None:
     name = f"hf:{trained_judge}"
     run, config = make_run(2), configured(name, judge_max_tokens=64)
@@ -187,6 +188,7 @@ def test_scores_are_expected_scores(trained_judge: Path, make_run: Any, configur
     assert read_json(again.judgements(folder.name) / "judge.json")["cached"] == 4
 
 
+@pytest.mark.full  # trains a judge first
 def test_a_reply_has_the_distribution_of_the_text_that_it_is(trained_judge: Path) -> None:
     """What `ask` returns, against passes without cache over the prompt and the reply it wrote."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -159,7 +159,7 @@ def test_costs_are_those_of_the_run(runs):
     assert run["tokens_trained"] == 33_482 * 3
     assert run["adapter_bytes"] == 2_000_000
     assert run["judge_cost"] == read_json(runs["large"] / "verdict.json")["judge"]["cost"]
-    assert run["forgetting"] is None
+    assert run["forgetting"] == {"word": "unclear", "figures": {"questions": 181}}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_the_same_command_does_nothing_again_and_another_list_only_what_is_new(
     before = {arm: mtime(path) for arm, path in files.items()}
     again = cli.run(command(copy, *BESIDE), cwd=place)
     assert again.code == 0, again.err
-    assert again.err.count("done before, nothing has changed") == 5
+    assert again.err.count("done before, nothing has changed") == 6
     more = cli.run(
         command(copy, "--baseline", "few-shot, prompt:p.txt, other", "--aa", "--json"), cwd=place
     )
@@ -173,7 +173,7 @@ def test_a_further_judge_takes_arms_of_its_own_and_pays_for_each_once(
 ) -> None:
     env = {"GEMMA_LORA_CACHE": str(tmp_path / "cache")}
     with JudgeServer() as server:
-        judge = ("judge", copy, "--judge", server.name)
+        judge = ("judge", copy, "--judge", server.name, "--canaries", "0")
         done = cli.run([*judge, "--baseline", "few-shot", "--no-aa", "--json"], cwd=place, env=env)
         assert done.code == 0, done.err
         assert list(done.json["baselines"]) == ["few-shot"]

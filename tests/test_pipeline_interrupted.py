@@ -126,6 +126,7 @@ def test_recorded_judge_replies_are_not_asked_again(
     shutil.copytree(whole, place / "served", copy_function=shutil.copy2)
     with JudgeServer() as server:
         again = ["judge", "served", "--judge", server.name, "--judge-concurrency", "2"]
+        again += ["--canaries", "0"]
         killed = cli.run(
             again, cwd=place, env=caches[0], kill=Stop("write", "/judgements.jsonl", 6)
         )

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from support.judge_server import Act, JudgeServer, Seen, right_scores
@@ -255,8 +256,14 @@ def test_a_rubric_of_ones_own_judges_beside_the_first(
     assert (folder / "rubric.yaml").read_text() == rubric.read_text()
     assert "warmth" in (folder / "report.html").read_text()
     after = contents(copy)
-    kept = {name: after[name][1] for name in before}
-    assert kept == {name: found[1] for name, found in before.items()}, "the first verdict stays"
+    # the first judge's verdict stays, but for what it tells of the other one
+    told = {"report.html", "report.md", "verdict.json", "judgements/lexical/verdict.json"}
+    kept = {name: after[name][1] for name in before if name not in told}
+    assert kept == {name: found[1] for name, found in before.items() if name not in told}
+    first = json.loads(before["verdict.json"][1])
+    assert json.loads(after["verdict.json"][1]) == first | {
+        "other_judges": [ANY],
+    }
 
 
 def test_answers_without_a_reply_are_asked_for_by_the_next_call(

@@ -88,7 +88,7 @@ def test_the_same_command_repeats_nothing(copy: Path, cli: CliServer) -> None:
     verdict = numbers(copy)
     again = cli.run(command("whole", "--seeds", "3"), cwd=copy.parent)
     assert again.code == 0, again.err
-    assert again.err.count("done before, nothing has changed") == 12
+    assert again.err.count("done before, nothing has changed") == 15
     assert {run.name: finished(run) for run in (copy / "seeds").iterdir()} == before
     assert numbers(copy) == verdict
 
@@ -132,7 +132,7 @@ def test_base_answers_are_judged_once(whole: Path, copy: Path, cli: CliServer, t
     """Through `judge` for the whole folder; the server counts every request."""
     env = {"GEMMA_LORA_CACHE": str(tmp_path / "cache")}
     with JudgeServer() as server:
-        argv = ["judge", "whole", "--judge", server.name, "--json"]
+        argv = ["judge", "whole", "--judge", server.name, "--canaries", "0", "--json"]
         done = cli.run(argv, cwd=copy.parent, env=env)
         assert done.code == 0, done.err
         asked = Counter((str(seen.field("QUESTION")), seen.answer) for seen in server.chats)

@@ -65,7 +65,7 @@ from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.rundir import RunDir
 from pathlib import Path
-config = Config(judge=JudgeConfig(judge="acme:big"))
+config = Config(judge=JudgeConfig(judge="acme:big", canaries=0))
 judge.fingerprint(config.judge), judge.slug("acme:big")
 assert "acme_judge" not in sys.modules, "looking at it runs nothing of it"
 print(judge.where_data_goes(config.judge))

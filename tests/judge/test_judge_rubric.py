@@ -52,8 +52,8 @@ def judged_by_length(seen: Seen) -> Act:
     return Act(content=verdict_text(scores(8, 1 + len(seen.answer) % 10, 6)))
 
 
-def test_the_built_in_rubric_asks_in_the_words_that_it_always_had() -> None:
-    """The hash is of version 1's words: who changes them changes the prompt's name, too."""
+def test_the_built_in_rubric_asks_in_the_words_of_its_version() -> None:
+    """The hash is of version 2's words: who changes them changes the prompt's name, too."""
     default = load_rubric(None)
     assert default.names == DIMENSIONS
     assert set(default.weights.values()) == {1.0}
@@ -61,7 +61,7 @@ def test_the_built_in_rubric_asks_in_the_words_that_it_always_had() -> None:
     text = "\0".join(part.replace(p.fence, "CODE") for p in said for part in (p.system, p.user))
     assert (
         hashlib.sha256(text.encode()).hexdigest()
-        == "f375d3d778e1c9386d5d5fd27c485cbac795e02645ee384013abb3124ea4dfea"
+        == "d96102f66d40e0651d8da5602d2d37a4f32181bcae67ba116281b5121cae9c2f"
     )
 
 

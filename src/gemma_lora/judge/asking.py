@@ -41,7 +41,7 @@ __all__ = [
     "schema_hash",
 ]
 
-PROMPT_NAME = "pointwise-v1"
+PROMPT_NAME = "pointwise-v2"
 SCORES: tuple[str, ...] = (*DIMENSIONS, OVERALL)
 """Those of the built-in rubric."""
 

@@ -111,7 +111,7 @@ def _table(verdict: Mapping[str, Any], *, plot: bool) -> Table:
 
 def _cells(row: Difference, found: Mapping[str, Any] | None) -> tuple[str, ...]:
     if found is None:
-        return (row.name, "not measured", "", "", "", "")
+        return (row.name, "", "", "", "not measured", "")  # in the widest column
     return (
         row.name,
         score(found["base_mean"]),

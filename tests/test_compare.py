@@ -210,7 +210,7 @@ def test_all_faults_are_told_at_once(runs, tmp_path, capsys):
     assert "judgements.jsonl is missing" in told["lost"]
     assert "is the same run" in told["link"]
     assert "is not a run folder" in told["empty"]
-    assert "there is no such folder" in told["absent"]
+    assert "does not exist" in told["absent"]
     assert "is a part of" in told["7"]
     assert len(out["details"]) == 8
     assert not (tmp_path / "out").exists()

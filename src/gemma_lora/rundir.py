@@ -265,7 +265,7 @@ class RunDir:
                 raise EnvironmentFault(
                     "another gemma-lora process works in this folder",
                     where=str(self.root),
-                    remedy="wait for it, or choose another folder with --out",
+                    remedy="wait for it to end, or use another folder",
                 ) from None
             except OSError as error:  # a file system without locks
                 raise disk_fault(error, path) from error

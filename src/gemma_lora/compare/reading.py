@@ -128,7 +128,8 @@ def read_all(folders: Sequence[Path]) -> list[Entry]:
             where="compare",
             details=faults,
             expected="two or more different folders that `gemma-lora run` has finished",
-            remedy="`gemma-lora run` with the same settings finishes a run or mends a damaged one",
+            remedy="name such folders; `gemma-lora run` with the same settings finishes an unfinished run "
+            "or mends a damaged one",
         )
     return entries
 
@@ -145,7 +146,7 @@ def _label(place: int) -> str:
 def _read(folder: Path, label: str) -> Entry:
     run = RunDir(folder)
     if not folder.is_dir():
-        raise ConfigError("there is no such folder")
+        raise ConfigError("is a file, not a run folder" if folder.exists() else "does not exist")
     if not run.config.is_file():
         raise ConfigError("is not a run folder (it has no config.yaml)")
     config = load_config(run.config)

@@ -125,7 +125,7 @@ def _differences(verdict: Mapping[str, Any]) -> str:
     """The forest plot in characters, with the figures beside it."""
     rows = differences(verdict)
     table = [
-        ["", "base better · tuned better", "difference", "95 % interval", "p", "not worse"],
+        ["", "base better · tuned better", "difference", "95 % interval", "p, Holm", "not worse"],
         ["---", ":-:", "--:", "--:", "--:", "---"],
     ]
     reach = max([1.0, *(abs(end) for row in rows for end in row.ci95 or ())])
@@ -278,7 +278,7 @@ def _inline(text: str) -> str:
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_{}\[\]|~$#!])", r"\\\1", line)
     # bare addresses would become links
-    return re.sub(r"(?i)\b(https?(?=:)|www(?=\.))", r"\1&#8203;", line)
+    return re.sub(r"(?i)\b(https?):", r"\1&#58;", re.sub(r"(?i)\b(www)\.", r"\1&#46;", line))
 
 
 def _fence(text: str) -> str:

@@ -128,7 +128,7 @@ def missing_sentence(verdict: Mapping[str, Any]) -> str | None:
 
 
 def agreement(verdict: Mapping[str, Any], *, brief: bool = False) -> str:
-    """Whether the other estimators see what the deciding interval sees; `brief`: not which do not."""
+    """Whether the other estimators see what the deciding interval sees; `brief` for the terminal."""
     names = {
         "bootstrap": "bootstrap",
         "sign_flip": "sign flips",
@@ -142,7 +142,7 @@ def agreement(verdict: Mapping[str, Any], *, brief: bool = False) -> str:
     if not odd:
         return "The other estimators agree."
     if brief:
-        return "Not all other estimators agree."
+        return f"Other estimators that disagree: {', '.join(odd)}."
     return (
         f"The other estimators do not all agree with the interval that decides: {', '.join(odd)}."
     )

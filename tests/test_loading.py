@@ -153,3 +153,10 @@ def test_the_dump_holds_every_setting() -> None:
     text = dump(Config())
     for name in ("rank: 16", "learning_rate: null", "judge: lexical", "q_proj", "seed: 0"):
         assert name in text
+
+
+def test_what_settings_need_of_each_other_is_said_without_the_rest_of_their_section() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"max_cost": "1"})
+    assert "--max-cost needs --price-input and --price-output" in str(caught.value)
+    assert "found {" not in str(caught.value)

@@ -159,6 +159,8 @@ def _describe(entry: Any, from_flag: set[str], file: Path | None) -> str:
         return f"{place}: must be a section of settings, such as `{place}: {{name: value}}`"
     name = next((p for p in known if place == p or place.startswith(p + ".")), place)
     shown = known[name].flag if name in from_flag and name in known else name
-    if not place:
+    if not place or isinstance(
+        entry.get("input"), dict
+    ):  # of a whole section: names its settings itself
         return message
     return f"{shown}: {message}, found {entry.get('input')!r}"

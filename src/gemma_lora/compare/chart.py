@@ -44,6 +44,7 @@ def quality_against_cost(
     high = min(10, max(low + 1, math.ceil(max(ends) + 0.2)))
 
     def down(value: float) -> float:
+        value = min(high, max(low, value))  # an interval may leave the scale of scores
         return _FLOOR - (value - low) / (high - low) * (_FLOOR - _TOP)
 
     parts: list[Markup] = []

@@ -53,6 +53,7 @@ def other_judges(
         found.append(
             {
                 "name": facts.get("name"),
+                "rubric": facts.get("rubric"),
                 "slug": file.parent.name,
                 "is_llm": facts.get("is_llm"),
                 "verdict": saved.get("verdict"),

@@ -80,7 +80,7 @@ def attacks_in_brief(verdict: Mapping[str, Any]) -> str:
         if found["scored"]
         else "attacks on it not measured"
     )
-    others = [f"{other['name']} said {other['verdict']}" for other in verdict["other_judges"]]
+    others = [f"{_judge(other)} said {other['verdict']}" for other in verdict["other_judges"]]
     return "; ".join([text, *others])
 
 
@@ -111,6 +111,13 @@ def cost_sentence(verdict: Mapping[str, Any]) -> str:
     return f"{text}. Canaries are included."
 
 
+def _judge(other: Mapping[str, Any]) -> str:
+    rubric = other.get("rubric") or "default"
+    notes = ["no language model"] if other["is_llm"] is False else []
+    notes += [] if rubric == "default" else [f"rubric {rubric}"]
+    return f"{other['name']} ({', '.join(notes)})" if notes else str(other["name"])
+
+
 def other_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Judge, verdict, difference, interval, questions, tau, kappa of this judge and then each other; none alone."""
     others = verdict["other_judges"]
@@ -132,7 +139,7 @@ def other_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
         agreed = other["agreement"]
         rows.append(
             (
-                f"{other['name']}{' (no language model)' if other['is_llm'] is False else ''}",
+                _judge(other),
                 str(other["verdict"]),
                 points(other["difference"]),
                 interval(other["ci95"]),

@@ -80,7 +80,7 @@ def attacks_in_brief(verdict: Mapping[str, Any]) -> str:
         if found["scored"]
         else "attacks on it not measured"
     )
-    others = [f"{_judge(other)} said {other['verdict']}" for other in verdict["other_judges"]]
+    others = [f"{other['name']} said {other['verdict']}" for other in verdict["other_judges"]]
     return "; ".join([text, *others])
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from gemma_lora.compare.words import figures, pair_sentence, value_text
+from gemma_lora.report.terminal import screen
 from gemma_lora.report.wording import clean
 
 __all__ = ["table"]
@@ -20,13 +20,7 @@ __all__ = ["table"]
 def table(found: Mapping[str, Any], *, width: int = 100, colour: bool = False) -> str:
     """Everything that compare.html shows, but for the chart."""
     stream = io.StringIO()
-    console = RichConsole(
-        file=stream,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console = screen(stream, width=width, colour=colour)
     for text in found["warnings"]:
         if text.startswith("NOT COMPARABLE"):
             console.print(Text(str(clean(text)), style="bold red"))

@@ -12,13 +12,12 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from gemma_lora.config import Config
 from gemma_lora.decision.robustness import number, pair
 from gemma_lora.records import ARMS, ProbeResult
 from gemma_lora.rundir import RunDir, read_jsonl, read_saved
-from gemma_lora.statistics import Estimate, clustered_mean, holm, non_inferiority
+from gemma_lora.statistics import Estimate, clustered_mean, holm, non_inferiority, wilson
 
 __all__ = [
     "ACCURACY_MARGIN",
@@ -125,8 +124,9 @@ def _accuracy(rows: Sequence[ProbeResult]) -> dict[str, Any]:
 
 
 def _share(hits: int, n: int) -> list[float]:
-    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    return [round(float(interval.low), 6), round(float(interval.high), 6)]
+    ends = wilson(hits, n)
+    assert ends is not None  # a probe with options has at least one question
+    return [round(end, 6) for end in ends]
 
 
 def _by_token(rows: Sequence[ProbeResult], sums: Sequence[float], low: float) -> Estimate:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from gemma_lora.report.charts import forest_reach
 from gemma_lora.report.checks import differences, holm_note
 from gemma_lora.report.gathering import facts
 from gemma_lora.report.markdown import grid, inline, listed
+from gemma_lora.report.terminal import screen
 from gemma_lora.report.wording import (
     clean,
     headline,
@@ -102,6 +102,20 @@ def write_seeds_report(parent: RunDir, verdict: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def _line(run: Mapping[str, Any], seconds: float | None = None, link: str | None = None) -> _Line:
+    return _Line(
+        f"seed {run['seed']}",
+        run["difference"],
+        run["ci95"],
+        run["verdict"],
+        run["base_mean"],
+        run["tuned_mean"],
+        run["n"],
+        seconds,
+        link,
+    )
+
+
 def _lines(
     verdict: Mapping[str, Any], folder: Path, parent: RunDir, *, slug: str | None
 ) -> list[_Line]:
@@ -110,17 +124,7 @@ def _lines(
         own = parent.root / run["folder"]
         report = (own if slug is None else own / "judgements" / slug) / "report.html"
         found.append(
-            _Line(
-                f"seed {run['seed']}",
-                run["difference"],
-                run["ci95"],
-                run["verdict"],
-                run["base_mean"],
-                run["tuned_mean"],
-                run["n"],
-                run["training_seconds"],
-                Path(os.path.relpath(report, folder)).as_posix(),
-            )
+            _line(run, run["training_seconds"], Path(os.path.relpath(report, folder)).as_posix())
         )
     return [*found, _recipe_line(verdict)]
 
@@ -248,13 +252,7 @@ def _scores(verdict: Mapping[str, Any]) -> str:
 def seeds_summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = False) -> str:
     """The runs, the recipe's verdict and the warnings, at most about 30 lines."""
     stream = io.StringIO()
-    console = RichConsole(
-        file=stream,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console = screen(stream, width=width, colour=colour)
     console.print(_terminal_table(verdict, plot=width >= 90))
     console.print()
     word = verdict["verdict"]
@@ -281,18 +279,7 @@ def seeds_summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool 
 
 
 def _terminal_table(verdict: Mapping[str, Any], *, plot: bool) -> Table:
-    lines = [
-        _Line(
-            f"seed {run['seed']}",
-            run["difference"],
-            run["ci95"],
-            run["verdict"],
-            run["base_mean"],
-            run["tuned_mean"],
-            run["n"],
-        )
-        for run in verdict["seeds"]["runs"]
-    ] + [_recipe_line(verdict)]
+    lines = [*map(_line, verdict["seeds"]["runs"]), _recipe_line(verdict)]
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("", "verdict", "base", "tuned", "difference", "95 % interval"):
         left = name in ("", "verdict")

@@ -34,7 +34,7 @@ from gemma_lora.report.wording import (
 )
 from gemma_lora.report.worth import attacks_in_brief
 
-__all__ = ["summary"]
+__all__ = ["screen", "summary"]
 
 _MAX_LINES = 30
 _PLOT_FROM, _PLOT_WIDTH = 96, 25
@@ -46,13 +46,7 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
     """Means and differences by dimension, verdict, wins and losses, missing scores, warnings."""
     table = _table(verdict, plot=width >= _PLOT_FROM)
     stream = io.StringIO()
-    console = RichConsole(
-        file=stream,
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        highlight=False,
-    )
+    console = screen(stream, width=width, colour=colour)
     console.print(table)
     console.print()
     word = verdict["verdict"]
@@ -82,6 +76,17 @@ def summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool = Fals
         console.print("one training seed: holds for this checkpoint; --seeds 3 judges the recipe")
     _warnings(verdict, console, _MAX_LINES - stream.getvalue().count("\n"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
+
+
+def screen(stream: io.StringIO, *, width: int, colour: bool) -> RichConsole:
+    """A terminal of `width` columns whose text goes to `stream`."""
+    return RichConsole(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+    )
 
 
 def _beside(verdict: Mapping[str, Any]) -> list[str]:

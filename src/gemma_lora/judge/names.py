@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gemma_lora.config import JudgeConfig
 from gemma_lora.errors import ConfigError, JudgeError
+from gemma_lora.judge import lexical
 from gemma_lora.judge.plugins import find, refuse_namesake
 from gemma_lora.rubric import load_rubric
 
@@ -94,7 +95,7 @@ def resolve(name: str) -> Target:
     if (before := text.partition(":")[0]) in _BUILT_IN:
         refuse_namesake(before)
     if text == "lexical":
-        return Target(text, "lexical", "lexical-1")
+        return Target(text, "lexical", lexical.MODEL)
     if re.match(r"(anthropic\+)?https?://", text, re.IGNORECASE):
         return _server(text)
     backend, colon, rest = text.partition(":")

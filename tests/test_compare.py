@@ -110,6 +110,41 @@ def test_a_claim_needs_its_p_value_after_holm(runs, tmp_path):
     assert row["claim"] == "not told apart"
 
 
+def test_near_duplicates_in_either_run_count_once_and_the_order_does_not_matter(runs, tmp_path):
+    """Which questions are found to be alike depends on a run's training rows, too."""
+    other = tmp_path / "threes"
+    shutil.copytree(runs["large"], other)
+    rows = read_jsonl(RunDir(other).test_rows, Example)
+    threes = [row.model_copy(update={"cluster": f"t{n // 3}"}) for n, row in enumerate(rows)]
+    write_jsonl(RunDir(other).test_rows, threes)
+    (there,) = compare([runs["small"], other])["pairs"]
+    (back,) = compare([other, runs["small"]])["pairs"]
+    assert there["ci95"] == pytest.approx([-end for end in back["ci95"][::-1]])
+    (apart,) = compare([runs["small"], runs["large"]])["pairs"]
+    assert there["difference"] == apart["difference"]
+    assert there["ci95"] != apart["ci95"]
+
+
+def test_a_claim_without_a_p_value_is_none(runs, tmp_path):
+    """All differences equal: the interval is a bound, and Holm has nothing to correct."""
+    moved = tmp_path / "moved"
+    shutil.copytree(runs["small"], moved)
+    for folder, overall in ((tmp_path / "flat", 4.0), (moved, 7.0)):
+        if not folder.exists():
+            shutil.copytree(runs["small"], folder)
+        path = RunDir(folder).judgements(SLUG) / "judgements.jsonl"
+        rows = read_jsonl(path, Judgement)
+        flat = [
+            row.model_copy(update={"overall": overall, "unscored_reason": None})
+            if row.arm == "tuned"
+            else row
+            for row in rows
+        ]
+        write_jsonl(path, flat)
+    (row,) = compare([tmp_path / "flat", moved])["pairs"]
+    assert (row["word"], row["p_holm"], row["claim"]) == ("better", None, "not told apart")
+
+
 def test_another_judge_or_other_questions_make_no_claim_and_say_so(runs, tmp_path):
     other = tmp_path / "questions"
     shutil.copytree(runs["large"], other)
@@ -159,13 +194,16 @@ def test_costs_are_those_of_the_run(runs):
     assert run["tokens_trained"] == 33_482 * 3
     assert run["adapter_bytes"] == 2_000_000
     assert run["judge_cost"] == read_json(runs["large"] / "verdict.json")["judge"]["cost"]
-    assert run["forgetting"] == {"word": "unclear", "figures": {"questions": 181}}
+    lost = read_json(runs["large"] / "verdict.json")["forgetting"]
+    figures = {name: lost[name]["difference"] for name in ("accuracy", "loss")}
+    assert run["forgetting"] == {"word": "unclear", "figures": figures}
 
 
 @pytest.mark.parametrize(
     ("forgetting", "shown"),
     [
-        ({"verdict": "not forgotten", "kl": 0.0213, "items": 150}, "not forgotten (kl 0.0213, items 150)"),
+        ({"verdict": "lost", "accuracy": {"difference": -0.071}, "loss": {"difference": 0.213}}, "lost (−7.1 points right, loss +0.21)"),
+        ({"verdict": "kept", "accuracy": None, "loss": {"difference": -0.02}}, "kept (loss −0.02)"),
         ({"verdict": "forgotten"}, "forgotten"),
         ({"loss": {"base": 1}}, "measured"),
         ("odd", "not measured"),

@@ -159,6 +159,38 @@ def test_not_one_question_is_a_fault_of_the_judge(tmp_path):
         decide_seeds(config, parent, QUIET, judge_slug=SLUG)
 
 
+def test_failures_that_are_few_in_each_run_are_weighed_together(tmp_path):
+    """Five tuned answers in each of three runs: no run alone shows that they fail unequally."""
+    parent, config = make_seeds(tmp_path / "m", questions=400, gain=0.3, reports=False)
+    for number, seed in enumerate(config.training_seeds):
+        child = parent.child(seed)
+        file = child.judgements(SLUG) / "judgements.jsonl"
+        rows = read_jsonl(file, Judgement)
+        names = [row.id for row in rows if row.arm == "tuned"][5 * number : 5 * number + 5]
+        gone = {"overall": None, "scores": {}, "unscored_reason": "the reply was cut"}
+        lost = [row.arm == "tuned" and row.id in names for row in rows]
+        write_jsonl(
+            file,
+            [r.model_copy(update=gone) if out else r for r, out in zip(rows, lost, strict=True)],
+        )
+        own = decide(load_config(child.config), child, QUIET, judge_slug=SLUG)
+        assert not own["missing"]["must_agree"]
+    missing = decide_seeds(config, parent, QUIET, judge_slug=SLUG)["missing"]
+    assert (missing["pairs_lost"], missing["base_only"], missing["tuned_only"]) == (15, 0, 15)
+    assert missing["share"] < 0.05
+    assert missing["p_value"] < 0.001
+    assert (missing["must_agree"], missing["must_agree_in"]) == (True, [])
+
+
+def test_what_the_runs_warn_of_is_said_to_be_theirs(made):
+    _, _, verdict = made
+    told = verdict["warnings"]
+    assert any(text.startswith("In every run: ") for text in told)
+    for text in told:
+        if "General knowledge" in text or "small" in text:
+            assert text.startswith(("In every run: ", "Seed ")), text
+
+
 def test_runs_that_were_asked_other_questions_are_refused(tmp_path):
     parent, config = make_seeds(tmp_path / "m", questions=12, reports=False)
     run = parent.child(config.training_seeds[2])

@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
     "report": 6,
     "provenance": 6,
     "continuing": 3,
+    "preflight": 6,
     "pipeline": 7,
     "compare": 7,
     "seeds": 8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -276,6 +277,33 @@ def test_single_commands_refuse_damage_with_the_way_out(copy: Path, cli: CliServ
         assert "adapter/adapter_model.safetensors was changed or damaged" in done.err
         assert "gemma-lora run" in done.err
     assert (copy / "answers/test/tuned.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage", "refused"),
+    [
+        ("adapter/adapter_model.safetensors", "train", "the stage `answer` read it"),
+        ("split/train.jsonl", "data", "the stage `train` read it"),
+        ("split/test.jsonl", "data", "the stage `answer` read it"),
+    ],
+)
+def test_results_of_what_was_made_anew_since_are_not_judged(
+    changed: str, stage: str, refused: str, copy: Path, cli: CliServer
+) -> None:
+    """A run that was killed between making something anew and making anew what depends on it."""
+    made = (copy / changed).read_bytes()
+    anew = made[:-3] + bytes([made[-3] ^ 1]) + made[-2:]
+    (copy / changed).write_bytes(anew)
+    stamp = json.loads((copy / f".stamps/{stage}.json").read_text())
+    stamp["outputs"][changed] = hashlib.sha256(anew).hexdigest()
+    (copy / f".stamps/{stage}.json").write_text(json.dumps(stamp))
+    done = cli.run(["judge", "run"], cwd=copy.parent)
+    assert done.code == 2
+    assert f"{changed} changed after {refused}" in done.err
+    assert (
+        f"what to do: gemma-lora {'answer' if stage == 'train' or 'test' in changed else 'run'}"
+        in done.err
+    )
 
 
 def test_damaged_stamps_make_stages_run_again(copy: Path, cli: CliServer) -> None:

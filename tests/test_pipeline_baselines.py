@@ -59,6 +59,13 @@ def test_one_command_gives_all_of_it(first: Done, place: Path) -> None:
     assert verdict["aa"]["n"] == 8
     assert verdict["aa"]["mean_absolute"] == 0, "lexical gives the same each time"
     assert "[baselines]" in first.err
+    for name in ("report.html", "report.md"):
+        page = (run / name).read_text()
+        for found in verdict[
+            "baselines"
+        ].values():  # to be read beside the others, question by question
+            who = "four examples" if found["kind"] == "few-shot" else "instruction of p.txt"
+            assert page.count(who) > 8, (name, who)
     kept = json.loads((run / "provenance.json").read_text())["files"]
     for arm in ("base", "tuned", "few-shot", "prompt-p"):
         assert len((run / f"answers/test/{arm}.jsonl").read_text().splitlines()) == 8

@@ -124,7 +124,7 @@ def test_what_cannot_be_estimated_is_said(tmp_path: Path):
 
 class TestMissing:
     def test_none_missing_is_no_sentence(self, verdict):
-        verdict["missing"] |= {"pairs_lost": 0, "share": 0.0}
+        verdict["missing"] |= {"pairs_lost": 0, "touched": 0, "share": 0.0}
         assert missing_sentence(verdict) is None
         assert "at their worst" not in summary(verdict)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gemma_lora.statistics import (
+    Scores,
     bootstrap_mean,
     clustered_mean,
     differential_failure,
@@ -301,6 +302,14 @@ class TestLength:
             length_adjusted([1, 2], [9], [20, 30], seed=0)
 
 
+def differences_mean(differences):
+    return clustered_mean(differences, low=-9, high=9)
+
+
+def bounds(base, tuned):
+    return worst_case(Scores.of(base), Scores.of(tuned), differences_mean, low=1, high=10)
+
+
 class TestMissing:
     def test_exact_mcnemar(self):
         base = [True] * 6 + [True] * 20 + [False] * 74
@@ -316,18 +325,24 @@ class TestMissing:
 
     def test_bounds_by_hand(self):
         # differences 2, 1; tuned missing beside 4: -3 to 6; base missing beside 7: -3 to 6; both: -9 to 9
-        found = worst_case([3, 5, 4, None, None], [5, 6, None, 7, None], low=1, high=10)
+        found = bounds([3, 5, 4, None, None], [5, 6, None, 7, None])
         assert found.lower == pytest.approx((2 + 1 - 3 - 3 - 9) / 5)
         assert found.upper == pytest.approx((2 + 1 + 6 + 6 + 9) / 5)
         assert found.ci95[0] < found.lower < found.upper < found.ci95[1]
 
     def test_with_nothing_missing_the_bounds_are_the_interval(self):
         base, tuned = [3, 5, 4, 6, 2], [5, 6, 4, 8, 3]
-        found = worst_case(base, tuned, low=1, high=10)
+        found = bounds(base, tuned)
         assert found.lower == found.upper == pytest.approx(1.2)
         assert found.ci95 == pytest.approx(
             clustered_mean(np.subtract(tuned, base), low=-9, high=9).ci95
         )
+
+    def test_of_an_answer_with_failed_repeats_these_alone_are_filled_in(self):
+        # tuned: 8 of one repeat of two, so 4.5 to 9; base whole: differences -0.5 to 4, and 1
+        base, tuned = Scores.of([5, 5]), Scores.of([8, 6], [0.5, 0.0])
+        found = worst_case(base, tuned, differences_mean, low=1, high=10)
+        assert (found.lower, found.upper) == pytest.approx(((-0.5 + 1) / 2, (4 + 1) / 2))
 
     @given(
         st.lists(
@@ -339,7 +354,7 @@ class TestMissing:
     def test_the_truth_is_always_within(self, rows):
         base = [None if lost else b for b, _, lost, _ in rows]
         tuned = [None if lost else t for _, t, _, lost in rows]
-        found = worst_case(base, tuned, low=1, high=10)
+        found = bounds(base, tuned)
         truth = np.mean([t - b for b, t, _, _ in rows])
         assert found.lower - 1e-9 <= truth <= found.upper + 1e-9
 

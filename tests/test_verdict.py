@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gemma_lora.statistics import clustered_mean
-from gemma_lora.verdict import MARGIN, decide, missing_judgements, paired_difference
+from gemma_lora.statistics import Scores, clustered_mean, sign_flip
+from gemma_lora.verdict import (
+    FEWEST,
+    FEWEST_EQUIVALENT,
+    MARGIN,
+    decide,
+    missing_judgements,
+    paired_difference,
+)
 
 
 def estimate(values, clusters=None):
@@ -43,7 +50,7 @@ class TestDegenerate:
         found = paired_difference([2], [9]).difference
         assert (found.ci95, found.p_value, found.standard_error) == (None, None, None)
         assert found.note
-        assert decide(found.ci95) == "inconclusive"
+        assert decide(found.ci95, found.clusters) == "inconclusive"
 
     def test_one_cluster_has_no_interval(self):
         found = estimate([1, 2, 3, 4], ["same"] * 4)
@@ -56,8 +63,8 @@ class TestDegenerate:
         many = estimate([0.0] * 80)
         assert -MARGIN < many.ci95[0] < 0 < many.ci95[1] < MARGIN
         assert (many.standard_error, many.p_value) == (None, None)
-        assert decide(many.ci95) == "equivalent"
-        assert decide(estimate([2.0] * 60).ci95) == "better"
+        assert decide(many.ci95, many.clusters) == "equivalent"
+        assert decide(estimate([2.0] * 60).ci95, 60) == "better"
 
     def test_rule_of_three_by_brute_force(self):
         # with a deviating share just above the bound, 40 draws without any deviation are rarer than 5 %
@@ -103,7 +110,36 @@ class TestRule:
         ],
     )
     def test_words(self, ci95, word):
-        assert decide(ci95) == word
+        assert decide(ci95, 60) == word
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_a_handful_of_questions_decides_nothing_however_narrow_its_interval(self, sign):
+        """Three differences of nearly 3: t is sure of itself; five alike can be chance (2 / 2^5 > 5 %)."""
+        for values in ([3.0, 3.1, 3.0], [3.0, 3.1, 3.0, 3.0, 3.1]):
+            found = estimate([sign * value for value in values])
+            assert found.p_value < 0.001
+            assert decide(found.ci95, found.clusters) == "inconclusive"
+        nearly_equal = estimate([0.0, 0.0, 0.0, 0.1])
+        assert -MARGIN < nearly_equal.ci95[0] < nearly_equal.ci95[1] < MARGIN
+        assert decide(nearly_equal.ci95, nearly_equal.clusters) == "inconclusive"
+
+    def test_the_least_that_may_decide_is_what_the_exact_test_can_confirm(self):
+        values = [3.0, 3.1, 3.0, 3.0, 3.1, 3.0]
+        assert sign_flip(values, seed=0).p_value < 0.05 <= sign_flip(values[:5], seed=0).p_value
+        assert len(values) == FEWEST
+        assert decide(estimate(values).ci95, FEWEST) == "better"
+        groups = [1, 1, 2, 3, 4, 5]  # six questions, but two of them near-duplicates
+        found = estimate(values, groups)
+        assert decide(found.ci95, found.clusters) == "inconclusive"
+
+    def test_equivalent_takes_more(self):
+        """Seven ties and one question a point better: what an eighth of unseen questions does is unknown."""
+        few = estimate([0.0] * 7 + [1.0])
+        assert -MARGIN < few.ci95[0] < few.ci95[1] < MARGIN
+        assert decide(few.ci95, few.clusters) == "inconclusive"
+        assert decide((-0.1, 0.1), FEWEST_EQUIVALENT - 1) == "inconclusive"
+        assert decide((-0.1, 0.1), FEWEST_EQUIVALENT) == "equivalent"
+        assert decide((0.1, 0.2), FEWEST) == "better"
 
     def test_swapping_the_arms_mirrors_everything(self):
         rng = np.random.default_rng(3)
@@ -126,8 +162,8 @@ class TestMissingJudgements:
 
     def lose(self, base: int = 0, tuned: int = 0):
         return missing_judgements(
-            [None if i < base else v for i, v in enumerate(self.base)],
-            [None if i < tuned else v for i, v in enumerate(self.tuned)],
+            Scores.of([None if i < base else v for i, v in enumerate(self.base)]),
+            Scores.of([None if i < tuned else v for i, v in enumerate(self.tuned)]),
         )
 
     def test_nothing_missing_changes_nothing(self):
@@ -148,20 +184,37 @@ class TestMissingJudgements:
         assert found.guard("better") == "inconclusive"
 
     def test_a_large_difference_survives_it(self):
-        found = missing_judgements([2] * 36 + [3, 2, 2, 2], [8] * 36 + [9, None, None, None])
+        found = missing_judgements(
+            Scores.of([2] * 36 + [3, 2, 2, 2]), Scores.of([8] * 36 + [9, None, None, None])
+        )
         assert found.decisive
         assert found.guard("better") == "better"
 
     def test_unequal_failure_alone_is_enough(self):
         base, tuned = [5.0, 6, 4, 5] * 60, [5.1, 6, 4.2, 5] * 60
-        lost = missing_judgements(base, [None] * 7 + tuned[7:])
+        lost = missing_judgements(Scores.of(base), Scores.of([None] * 7 + tuned[7:]))
         assert lost.share < 0.05
         assert lost.failures.p_value == pytest.approx(2 / 2**7)
         assert lost.decisive
         assert lost.word == "equivalent"  # half a point at the most, either way
         assert lost.guard("better") == "inconclusive"
-        equal = missing_judgements([None] * 4 + base[4:], base[:4] + [None] * 3 + tuned[7:])
+        equal = missing_judgements(
+            Scores.of([None] * 4 + base[4:]), Scores.of(base[:4] + [None] * 3 + tuned[7:])
+        )
         assert not equal.decisive
+
+    def test_repeats_do_not_hide_failures(self):
+        """Each tuned answer keeps two judgements of three: no question is lost, and all are in doubt."""
+        whole = Scores.of(self.tuned)
+        found = missing_judgements(Scores.of(self.base), Scores.of(self.tuned, [1 / 3] * 40))
+        assert (found.lost, found.touched, found.share) == (0, 40, 1.0)
+        assert found.failures.tuned_only == 40
+        assert found.decisive
+        assert found.guard("better") == "inconclusive"
+        # one repeat of one question: too little to matter, and only reported
+        one = missing_judgements(Scores.of(self.base), Scores.of(self.tuned, [1 / 3] + [0] * 39))
+        assert not one.decisive
+        assert one.bounds.lower < np.mean(whole.values) - np.mean(self.base) < one.bounds.upper
 
     def test_every_word_needs_the_bounds(self):
         found = self.lose(tuned=20)

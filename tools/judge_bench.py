@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LATENCY = 2.0
 WAVES = 40
 """Requests for each one in flight: 40 x 2 s is the ideal time."""
+FEWER = {"deepeval": 10}
+"""Of contestants whose client is at its limit of CPU: their rate is the same with fewer."""
 WIDTHS = (64, 256)
 SCORES = ("relevance", "accuracy", "completeness", "fluency", "usefulness", "overall")
 QUESTION = "Where is my order number {i}, and when will the refund for the damaged cup arrive?"
@@ -364,11 +366,11 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         pythons |= {"deepeval": options.others, "inspect": options.others}
     results: list[dict[str, Any]] = []
     for width in options.widths:
-        requests = width * options.waves
         limit = 60 + 6 * LATENCY * options.waves
         for name, python in pythons.items():
             if options.only and name not in options.only:
                 continue
+            requests = width * min(options.waves, FEWER.get(name, options.waves))
             load, result = os.getloadavg()[0], dict[str, Any]()
             for _ in range(options.tries):
                 result = _run(python, name, requests, width, LATENCY, limit)
@@ -416,7 +418,9 @@ def _page(build: Path, page: Path) -> None:
     about = found["about"]
     lines = [
         f"{about['date']}, Python {about['python']}, openai {about['openai']}, {about['cores']} cores shared "
-        f"with other work; latency {found['latency']:g} s, {found['waves']} requests for each in flight.",
+        f"with other work; latency {found['latency']:g} s, {found['waves']} requests for each in flight"
+        + "".join(f", {count} by {name}" for name, count in FEWER.items() if count < found["waves"])
+        + ".",
         "",
         "| in flight | contestant | of the ideal rate | judgements a second | client CPU, ms a request | peak memory, MB |",
         "|---|---|---|---|---|---|",

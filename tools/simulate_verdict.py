@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from gemma_lora.statistics import (
+    Estimate,
+    Scores,
     bootstrap_mean,
     clustered_mean,
     crossed_mean,
@@ -34,7 +36,7 @@ from gemma_lora.statistics import (
     sign_test,
     signed_rank,
 )
-from gemma_lora.verdict import decide, missing_judgements
+from gemma_lora.verdict import MARGIN, decide, missing_judgements
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -53,7 +55,12 @@ DISTRIBUTIONS = {
     "ties": "whole scores, two pairs of three tied, the others one or two points apart",
     "ceiling": "whole scores, most answers at 9 or 10 in both arms",
     "disasters": "scores rise by half a point on most questions, and one in fifty falls by five",
+    "ruined": "the same, but the rise of most questions just makes up for what one in fifty loses",
 }
+RARE = ("disasters", "ruined")
+"""What a small sample may hold none of."""
+FALL = float(special.ndtr(-2.0537))
+"""One in fifty."""
 DESIGNS = {
     "alone": "every question is a cluster of its own",
     "threes": "clusters of three",
@@ -102,8 +109,10 @@ def draw(distribution: str, design: str, n: int, draws: int, effect: float, rng:
     elif distribution == "ceiling":
         base, tuned = 9.4 + 0.6 * question + one, 9.4 + effect + 0.6 * question + other
     else:
-        base = 7 + np.clip(question, -1, 1)  # so that a fall by five stays on the scale
-        return Sample(base, base + effect + np.where(one < -2.0537, -5.0, 0.5), index.tolist())
+        rise = 0.5 if distribution == "disasters" else 5 * FALL / (1 - FALL)
+        moved = np.where(one < -2.0537, -5.0, rise) + np.clip(0.3 * other, -1, 1)
+        base = 8 + 0.5 * np.clip(question, -1, 1)  # so that a fall by five stays on the scale
+        return Sample(base, base + moved, index.tolist())
     return Sample(_scores(base), _scores(tuned), index.tolist())
 
 
@@ -113,7 +122,7 @@ def _scores(values: Numbers) -> Numbers:
 
 @cache
 def truth(distribution: str, effect: float) -> float:
-    """The true mean difference: 0 by symmetry without an effect, else the mean of a million draws."""
+    """The true mean difference: 0 by design without an effect, else the mean of a million draws."""
     if effect == 0 and distribution != "disasters":
         return 0.0
     sample = draw(distribution, "alone", 200, 20_000, effect, np.random.default_rng(99))
@@ -129,7 +138,7 @@ def interval_settings() -> list[Setting]:
     return [
         {"distribution": name, "effect": effect, "design": design, "n": n, "lost": lost}
         for name in DISTRIBUTIONS
-        for effect in ((0.0, 0.6) if name != "disasters" else (0.0,))
+        for effect in ((0.0, 0.6) if name not in RARE else (0.0,))
         for design in DESIGNS
         for n in QUESTIONS
         for lost in ((0.0, 0.15) if effect == 0 else (0.0,))
@@ -164,7 +173,7 @@ def intervals(setting: Setting, draws: int, rng: Rng) -> Row:
         "coverage": held / counted,
         "cr1": plain / counted,
         "false": claimed / counted if true == 0 else None,
-        "false_better": better / counted if true <= 0 else None,
+        "false_better": better / counted if true == 0 else None,
     }
 
 
@@ -235,9 +244,9 @@ def missing(setting: Setting, draws: int, rng: Rng) -> Row:
     for base, tuned, order in zip(sample.base, sample.tuned, worst, strict=True):
         gone = set(order[: round(share * n)].tolist())
         kept = [i for i in range(n) if i not in gone]
-        word = decide(clustered_mean((tuned - base)[kept], low=-9, high=9).ci95)
+        word = _word(clustered_mean((tuned - base)[kept], low=-9, high=9))
         scores = [None if i in gone else float(v) for i, v in enumerate(tuned)]
-        found = missing_judgements(base.tolist(), scores)
+        found = missing_judgements(Scores.of(base.tolist()), Scores.of(scores))
         naive += word == "better"
         guarded += found.guard(word) == "better"
         called += found.decisive
@@ -247,9 +256,75 @@ def missing(setting: Setting, draws: int, rng: Rng) -> Row:
     return {name: count / draws for name, count in counts.items()}
 
 
+def repeats_settings() -> list[Setting]:
+    return [{"n": n, "repeats": count} for n in QUESTIONS for count in (1, 3, 5)]
+
+
+def repeats(setting: Setting, draws: int, rng: Rng) -> Row:
+    """Repeats of which those that would say 3 or less of a tuned answer fail; in truth both are equally good.
+
+    Most questions keep a repeat, and with it a score, which is too good. Columns as of `missing`.
+    """
+    n, count = setting["n"], setting["repeats"]
+    naive = guarded = called = lost = 0
+    for _ in range(draws):
+        level = 5.5 + 1.6 * rng.normal(size=n)
+        arms = [level + rng.normal(size=n) for _ in range(2)]
+        base, tuned = (_scores(arm[:, None] + rng.normal(size=(n, count))) for arm in arms)
+        failed = tuned <= 3
+        there = np.maximum(1, (~failed).sum(axis=1))
+        means = np.where(failed.all(axis=1), np.nan, np.where(failed, 0, tuned).sum(axis=1) / there)
+        found = missing_judgements(
+            Scores(base.mean(axis=1), np.zeros(n)), Scores(means, failed.mean(axis=1))
+        )
+        kept = ~np.isnan(means)
+        word = _word(clustered_mean((means - base.mean(axis=1))[kept], low=-9, high=9))
+        naive += word == "better"
+        guarded += found.guard(word) == "better"
+        called += found.decisive
+        lost += found.lost
+    shares = {"naive": naive, "guarded": guarded, "must_agree": called, "lost": lost / n}
+    return {name: value / draws for name, value in shares.items()}
+
+
+EQUIVALENT = {
+    "plain": "normal differences with a standard deviation of 1.5",
+    "ties": "six of seven tied, one in eight lower by four, one in a hundred higher by one",
+    "falls": "a slight rise with a little noise, and one in ten falls by six",
+}
+
+
+def equivalence_settings() -> list[Setting]:
+    sizes = (6, 12, 20, 30, 60, 200)
+    return [{"differences": name, "n": n} for name in EQUIVALENT for n in sizes]
+
+
+def equivalence(setting: Setting, draws: int, rng: Rng) -> Row:
+    """How often `equivalent` is said where the tuned model is worse by just the margin, 0.5.
+
+    `interval`: of the interval alone; `rule`: with the number of questions that it takes.
+    """
+    shape = (draws, setting["n"])
+    if setting["differences"] == "plain":
+        differences = 1.5 * rng.normal(size=shape) - 0.5
+    elif setting["differences"] == "ties":
+        differences = rng.choice([0.0, -4.0, 1.0], size=shape, p=[0.8625, 0.1275, 0.01])
+    else:
+        rare = rng.random(shape) < 0.1
+        differences = np.where(rare, -6.0, 1 / 9) + 0.2 * rng.normal(size=shape)
+    found = [clustered_mean(row, low=-9, high=9) for row in differences]
+    inside = sum(f.ci95 is not None and -MARGIN < f.ci95[0] <= f.ci95[1] < MARGIN for f in found)
+    words = [_word(f) for f in found]
+    return {"interval": inside / draws, "rule": words.count("equivalent") / draws}
+
+
 def power_settings() -> list[Setting]:
     effects = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)
     return [{"n": n, "effect": effect} for n in QUESTIONS for effect in effects]
+
+
+def _word(difference: Estimate) -> str:
+    return decide(difference.ci95, difference.clusters)
 
 
 def power(setting: Setting, draws: int, rng: Rng) -> Row:
@@ -257,7 +332,7 @@ def power(setting: Setting, draws: int, rng: Rng) -> Row:
     n = setting["n"]
     sample = draw("ordinal", "alone", n, draws, setting["effect"], rng)
     differences = sample.tuned - sample.base
-    words = [decide(clustered_mean(row, low=-9, high=9).ci95) for row in differences]
+    words = [_word(clustered_mean(row, low=-9, high=9)) for row in differences]
     true, deviation = float(differences.mean()), float(differences.std())
     return {
         "difference": true,
@@ -317,9 +392,13 @@ PARTS: dict[str, tuple[Callable[[], list[Setting]], Callable[[Setting, int, Rng]
     "missing": (missing_settings, missing),
     "power": (power_settings, power),
     "seeds": (seeds_settings, seeds),
+    "repeats": (repeats_settings, repeats),
+    "equivalence": (equivalence_settings, equivalence),
 }
 FULL = {"intervals": 6_000, "missing": 1_000, "power": 2_000, "checks": 200, "seeds": 2_000}
+FULL |= {"repeats": 1_000, "equivalence": 4_000}
 QUICK = {"intervals": 200, "missing": 100, "power": 200, "checks": 20, "seeds": 50}
+QUICK |= {"repeats": 50, "equivalence": 200}
 """Data sets drawn for each setting of a part."""
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from simulate_verdict import DESIGNS, DISTRIBUTIONS, INNER, LIKE, QUESTIONS
+from simulate_verdict import DESIGNS, DISTRIBUTIONS, EQUIVALENT, INNER, LIKE, QUESTIONS, RARE
+
+from gemma_lora.verdict import FEWEST_EQUIVALENT
 
 __all__ = ["COVERAGE", "FALSE", "charts", "most_false", "ordinary", "render"]
 
@@ -31,7 +33,9 @@ error CR2 (Bell & McCaffrey 2002) over clusters of near-duplicate questions, and
 under the working model of Imbens & Kolesár (2016), in which questions of a cluster correlate alike. Where all clusters
 have one size this is the usual CR1 error with clusters - 1 degrees of freedom, and where every question is alone the
 paired t-test. Where all differences are equal there is no spread to estimate from: the interval is the bound of the rule
-of three. One question or one cluster: no interval, `inconclusive`.
+of three. One question or one cluster: no interval. Fewer than six clusters: `inconclusive` whatever the interval. Where three
+differences happen to be 3.0, 3.1 and 3.0, t claims near-certainty from next to nothing, while the exact sign-flip test, which
+assumes least, cannot go below 2 / 2^5 = 6.25 % with five. `equivalent` takes 30 ([why](#equivalent-where-it-is-not)).
 
 ## What stands beside it
 
@@ -76,8 +80,9 @@ questions, and what makes a judgement fail is often the question.) *What could t
 mean difference over all questions, had every missing score been the worst, or the best, for the tuned model; with the
 outer ends of the intervals at both.
 
-Where more than 5 % of the questions lack a pair of scores, or the test gives p < 0.05, the rule has to give the same word for
-the interval over both bounds. If it does not, the verdict is `inconclusive`, and the first warning says so. This holds for
+Where judgements failed in more than 5 % of the questions, or the test gives p < 0.05, the rule has to give the same word for
+the interval over both bounds. With `--repeats` a question with one failed repeat counts there, too, and only that repeat is
+filled in: what made it fail may be what it would have said. If it does not, the verdict is `inconclusive`, and the first warning says so. This holds for
 `better`, `worse` and `equivalent`: the last one passes `--require not-worse`. Else the bounds are only reported.
 
 ## Power
@@ -85,7 +90,7 @@ the interval over both bounds. If it does not, the verdict is `inconclusive`, an
 Before judging, one line says which differences the test questions can show: those noticed four times in five by the t-test at
 5 % (noncentral t). The standard deviation of the differences is that of an earlier verdict of this judge in this run, else
 the largest that other language models gave, else 2.0 is assumed; the line says which. Near-duplicates are taken to differ
-alike, as one question would. Afterwards `power` holds the same from the error that was observed, near-duplicates and all.
+alike, as one question would, unless the spread was seen on these very questions. Afterwards `power` holds the same from the error that was observed, near-duplicates and all.
 
 ## Over several training seeds
 
@@ -94,8 +99,8 @@ differences, questions by seeds, of which only full rows count. The mean has two
 above, of the rows' means. *Over seeds*: the columns' means share the questions, so what they differ by is the seed and the
 interplay; t with seeds - 1 degrees of freedom. Both distances are squared and added (MOVER, Zou & Donner 2008, after Howe
 1974); the interplay is counted in both, as in Clark's min F' (1973). The rule is applied to this interval, and each run keeps its own
-verdict, which is on its checkpoint. Where scores are missing, the bounds are taken over all cells; they have to agree where they
-had to in one run, or where more than 5 % of the questions are not scored in every run.
+verdict, which is on its checkpoint. Where scores are missing, the bounds and the test of unequal failure are taken over all
+cells; the bounds have to agree where they would in one run, and where they had to in one of these.
 
 `verdict.json` has `seeds`: the runs with their differences and verdicts; `components`, the variances of one question's
 difference by question, training seed, and the rest with the judge's noise (method of moments for two crossed random
@@ -106,7 +111,8 @@ more than more questions do. The number of seeds is best fixed beforehand; addin
 then says that it was done.
 
 `compare` uses the same estimators for tuned minus tuned of two runs, paired by question, with both recipes' seed errors
-added where there are several seeds, and Holm's correction over all pairs.
+added where there are several seeds, also to the bounds where scores are missing, and Holm's correction over all pairs.
+Questions that are near-duplicates in either run share a cluster.
 """
 
 _METHOD = """## How it is simulated
@@ -130,6 +136,8 @@ def render(found: Mapping[str, Any]) -> str:
         _intervals(found["intervals"]),
         _checks(found["checks"]),
         _missing(found["missing"]),
+        _repeats(found["repeats"]),
+        _equivalence(found["equivalence"]),
         _power(found["power"]),
         _seeds(found["seeds"]),
         _METHOD,
@@ -163,7 +171,7 @@ def charts(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ordinary(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["distribution"] != "disasters"]
+    return [row for row in rows if row["distribution"] not in RARE]
 
 
 def most_false(row: Row) -> float:
@@ -194,12 +202,30 @@ def _promises(rows: Sequence[Row]) -> str:
         f"- Claims without a difference: {mean:.1%} on average, {worst:.1%} at the most. Above 5.5 % by more than "
         f"chance (two standard errors): {_named(loud, 'false')}.",
         "",
-        "**Where it fails.** If tuning helps a little nearly everywhere and ruins one answer in fifty, a small sample "
-        "may hold no ruined answer at all, and no interval can know of it: see `disasters` below. More "
-        "questions are the only remedy; the list of answers with the greatest loss is where to look.",
+        _rare(rows),
         "",
     ]
     return "\n".join(lines)
+
+
+def _rare(rows: Sequence[Row]) -> str:
+    """What no interval can do."""
+    plain = [r for r in rows if r["design"] == "alone" and not r["lost"]]
+    held = [f"{r['coverage']:.0%} with {r['n']}" for r in plain if r["distribution"] == "disasters"]
+    false = [
+        f"{r['false_better']:.0%} with {r['n']}" for r in plain if r["distribution"] == "ruined"
+    ]
+    return (
+        "**Where it fails.** If tuning helps a little nearly everywhere and ruins one answer in fifty, a small sample "
+        "may hold no ruined answer at all, and no interval can know of it: the truth is held in "
+        f"{_and(held)} questions (`disasters` below), and where the ruined answers just undo what the others "
+        f"gain, `better` is claimed in {_and(false)} (`ruined`). More questions are the only remedy; the list of "
+        "answers with the greatest loss is where to look."
+    )
+
+
+def _and(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _named(rows: Sequence[Row], figure: str) -> str:
@@ -292,6 +318,44 @@ def _missing(rows: Sequence[Row]) -> str:
         f"{worst['naive']:.0%} of the time ({worst['n']} questions, {worst['share']:.0%} lost), with them at most "
         f"{most:.1%}; where so few are lost that the bounds are only reported, up to {quiet:.1%}.\n\n{_table(table)}\n\n"
         "![How often better is called though it is false](statistics-missing.svg)\n"
+    )
+
+
+def _repeats(rows: Sequence[Row]) -> str:
+    table = [
+        ["questions", "repeats", "questions without a score", "`better` without bounds", "`better` with them", "bounds had to agree"],
+        ["--:", "--:", "--:", "--:", "--:", "--:"],
+    ]  # fmt: skip
+    for row in rows:
+        shares = [f"{row[name]:.1%}" for name in ("lost", "naive", "guarded", "must_agree")]
+        table.append([str(row["n"]), str(row["repeats"]), *shares])
+    worst = max(rows, key=lambda row: row["naive"])
+    most = max(row["guarded"] for row in rows)
+    return (
+        "## Repeats that fail for a reason\n\nBoth models are equally good; a judgement fails that would give a tuned answer 3 "
+        "or less. With `--repeats` most questions keep a judgement, and with it a score, but too good a one: so a failed "
+        "repeat counts as missing like any other, and the bounds put the worst and the best in its place. Without them `better` is "
+        f"called up to {worst['naive']:.0%} of the time, with them at most {most:.1%}.\n\n{_table(table)}\n"
+    )
+
+
+def _equivalence(rows: Sequence[Row]) -> str:
+    head = [
+        ["differences", "questions", "by the interval alone", "by the rule"],
+        ["---", "--:", "--:", "--:"],
+    ]
+    table = [
+        [row["differences"], str(row["n"]), f"{row['interval']:.1%}", f"{row['rule']:.1%}"]
+        for row in rows
+    ]
+    few = max(row["interval"] for row in rows if row["n"] < FEWEST_EQUIVALENT)
+    most = max(row["rule"] for row in rows)
+    kinds = "; ".join(f"{name}: {words}" for name, words in EQUIVALENT.items())
+    return (
+        "## `equivalent` where it is not\n\nThe tuned model is worse by 0.5 points, just the margin, so `equivalent` is false and 2.5 % "
+        f"would be usual ({kinds}). By the interval alone it would be said up to {few:.0%} of the time with fewer than "
+        f"{FEWEST_EQUIVALENT} questions: a few questions hold none of the rare ones, and take the rest for all. The rule takes "
+        f"{FEWEST_EQUIVALENT}, and says it {most:.1%} of the time at the most.\n\n{_table([*head, *table])}\n"
     )
 
 

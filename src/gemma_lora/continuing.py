@@ -232,13 +232,26 @@ def is_done(name: str, run_dir: RunDir, inputs: Mapping[str, str]) -> bool:
     return _why_again(name, run_dir, inputs) == ""
 
 
-def need_whole(names: Sequence[str], run_dir: RunDir, remedy: str) -> None:
-    """DataError unless these stages were completed and their files are as they left them."""
-    for name in names:
-        stamp = _stamp(name, run_dir)
-        fault = _damage(run_dir, stamp) if stamp else f"the stage `{name}` was not completed"
-        if fault:
-            raise DataError(fault, where=str(run_dir.root), remedy=remedy)
+def need_whole(
+    name: str, run_dir: RunDir, remedy: str, *, made_from: Mapping[str, Path] | None = None
+) -> None:
+    """DataError unless this stage was completed and its files are as it left them.
+
+    `made_from`: files of this folder that it read, by the names of its inputs. They may have been made
+    anew since, in a run that was interrupted before this stage's turn came again.
+    """
+    stamp = _stamp(name, run_dir)
+    fault = _damage(run_dir, stamp) if stamp else f"the stage `{name}` was not completed"
+    if stamp and not fault:
+        changed = [
+            f"{path.relative_to(run_dir.root)}"
+            for key, path in (made_from or {}).items()
+            if not path.is_file() or stamp["inputs"].get(key) != file_digest(path)
+        ]
+        if changed:
+            fault = f"{', '.join(changed)} changed after the stage `{name}` read it"
+    if fault:
+        raise DataError(fault, where=str(run_dir.root), remedy=remedy)
 
 
 def stage(

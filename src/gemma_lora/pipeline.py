@@ -10,7 +10,6 @@ need: the model, its layers, device and precision, trackers, room on the disk, t
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,16 @@ from gemma_lora.continuing import (
     stage,
 )
 from gemma_lora.data.source import is_hub, need_source, source_name
-from gemma_lora.errors import ConfigError, EnvironmentFault, GateNotMet
+from gemma_lora.errors import ConfigError, GateNotMet
 from gemma_lora.launcher import launch, need_known_launch, shards
 from gemma_lora.loading import load_config
+from gemma_lora.preflight import (
+    inspect_base,
+    need_disk,
+    need_room_to_answer,
+    outlook,
+    try_training_settings,
+)
 from gemma_lora.records import ARMS
 from gemma_lora.rundir import SEEDS, RunDir, digest, file_digest, read_json, read_saved, write_json
 
@@ -123,9 +129,9 @@ def answer(
             remedy="run with the new settings into another folder (--out), or name your own --questions",
         )
     with run_dir.lock():
-        need_whole(("data", "train"), run_dir, _run_again(own, run_dir))
+        _need_trained(run_dir, _run_again(own, run_dir))
         if questions is None:
-            _answer_stage(config, run_dir, console, _inspect_base(config, console))
+            _answer_stage(config, run_dir, console, inspect_base(config, console))
             return {"answers": str(run_dir.answers("base").parent)}
         from gemma_lora.answer import answer as answer_questions
 
@@ -136,15 +142,20 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
     """Judgements, verdict and report with `config.judge`; another judge's stand beside the first."""
     _need_one_run(config, run_dir, "judge")
     with run_dir.lock():
-        need_whole(("data", "train"), run_dir, _run_again(config, run_dir))
-        need_whole(("answer",), run_dir, f"gemma-lora answer {run_dir.root}")
+        _need_trained(run_dir, _run_again(config, run_dir))
+        need_whole(
+            "answer",
+            run_dir,
+            f"gemma-lora answer {run_dir.root}",
+            made_from=_answers_read(run_dir),
+        )
         # answers that are there are judged as they are, wherever their prompt's file may be by now
         answered = _answered(config, run_dir)
         if not answered:
             _need_baselines(config)
             _need_fitting_prompts(config, run_dir)
         if run_dir.stamp_path("forgetting").exists():  # older runs, and `--probe none`, have none
-            need_whole(("forgetting",), run_dir, _run_again(config, run_dir))
+            need_whole("forgetting", run_dir, _run_again(config, run_dir))
         _tell_where_data_goes(config, console)
         if not (answered and is_judged(config, run_dir)):
             judging.probe(config.judge, console)
@@ -159,7 +170,7 @@ def chat(run_dir: RunDir, config: Config, console: Console) -> None:
     _need_one_run(config, run_dir, "chat")
     from gemma_lora.chat import chat as talk
 
-    need_whole(("train",), run_dir, _run_again(config, run_dir))
+    need_whole("train", run_dir, _run_again(config, run_dir))
     talk(config, run_dir, console)
 
 
@@ -182,6 +193,12 @@ def _need_one_run(config: Config, run_dir: RunDir | None = None, command: str = 
     )
 
 
+def _need_trained(run_dir: RunDir, remedy: str) -> None:
+    """DataError unless data and adapter are whole and belong together."""
+    need_whole("data", run_dir, remedy)
+    need_whole("train", run_dir, remedy, made_from=_training_read(run_dir))
+
+
 def _run_again(config: Config, run_dir: RunDir) -> str:
     return (
         f"gemma-lora run {config.data.path} --config {run_dir.config} --out {run_dir.root} "
@@ -197,40 +214,10 @@ def audit(config: Config, console: Console, *, out: Path | None = None) -> dict[
     _need_data(config)
     fmt = model.load_format(model.resolve(config.model.model))
     if out is None:
-        return auditing.audit(config, fmt, console, outlook=_outlook(config))
+        return auditing.audit(config, fmt, console, outlook=outlook(config))
     with claimed(config, out) as run_dir:
         claim(config, run_dir)
-        return auditing.prepare(config, fmt, run_dir, console, outlook=_outlook(config))
-
-
-def _outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
-    """What training will take of memory, from tokens and tokens with loss of each row."""
-    from gemma_lora import model
-    from gemma_lora.model.budget import Lengths, plan
-
-    def outlook(lengths: Any, supervised: Any) -> dict[str, Any]:
-        facts = model.check_access(model.resolve(config.model.model))
-        device = str(model.decide_device(config.model))
-        precision = str(model.decide_precision(config.model, device, facts))
-        per_step = config.train.batch * config.train.accumulation
-        how = {"device": device, "precision": precision}
-        processes = launch().size
-        try:
-            budget = plan(
-                config,
-                facts.shape,
-                Lengths.of(lengths, supervised, per_step=per_step),
-                name=facts.ref.name,
-                free=model.free_memory(device),
-                device=device,
-                precision=precision,
-                shards=processes if processes > 1 and shards(config.train.shard_weights) else 1,
-            )
-        except EnvironmentFault as fault:  # training itself stops with it
-            return {**how, "fits": False, "problem": str(fault).splitlines()[0]}
-        return {**how, "fits": budget.warning is None, "problem": budget.warning, **budget.facts()}
-
-    return outlook
+        return auditing.prepare(config, fmt, run_dir, console, outlook=outlook(config))
 
 
 def require(verdict: Mapping[str, Any], wanted: str | None) -> None:
@@ -268,34 +255,22 @@ def _preflight(
     """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
     need_known_launch(console)
-    _need_disk(run_dir)
-    base = _inspect_base(config, console)
+    need_disk(run_dir)
+    base = inspect_base(config, console)
     if judged:
         from gemma_lora.forgetting import need_probe
 
         need_probe(config)
     if not is_done("train", run_dir, {}):
-        _try_training_settings(config)
+        try_training_settings(config)
         if judged and shards(config.train.shard_weights):
-            _need_room_to_answer(config)
+            need_room_to_answer(config)
     if judged:
         _need_baselines(config)
     if probe and not (_baselines_fit(config, run_dir) and is_judged(config, run_dir)):
         _tell_where_data_goes(config, console)
         judging.probe(config.judge, console)
     return base
-
-
-def _try_training_settings(config: Config) -> None:
-    """Device, precision, target layers and trackers, which training would refuse much later."""
-    from gemma_lora import model
-    from gemma_lora.train import need_trackers
-
-    ref = model.resolve(config.model.model)
-    device = model.decide_device(config.model)
-    model.decide_precision(config.model, device, model.check_access(ref))
-    model.check_targets(ref, config.lora.targets)
-    need_trackers(config.train.report_to)
 
 
 def _need_baselines(config: Config) -> None:
@@ -314,26 +289,6 @@ def _need_fitting_prompts(config: Config, run_dir: RunDir) -> None:
         from gemma_lora.answer import check_prompts
 
         check_prompts(config, run_dir)
-
-
-def _need_room_to_answer(config: Config) -> None:
-    """EnvironmentFault where a model that is trained in parts could not answer as a whole."""
-    from gemma_lora import model
-    from gemma_lora.model.memory import BYTES
-
-    device = model.decide_device(config.model)
-    facts = model.check_access(model.resolve(config.model.model))
-    precision = model.decide_precision(config.model, device, facts)
-    need, free = facts.parameters * BYTES[precision], model.free_memory(device)
-    if need > free:
-        raise EnvironmentFault(
-            f"answering takes the whole model on one device: {need / 2**30:.1f} GiB in {precision}, "
-            f"{free / 2**30:.1f} GiB are free on {device}",
-            where="run with sharded weights",
-            remedy="train with `gemma-lora train` under the launcher; then give the same settings to "
-            "`gemma-lora run`, without a launcher, on a machine whose device holds the model "
-            "(docs/scaling.md)",
-        )
 
 
 def is_judged(config: Config, run_dir: RunDir) -> bool:
@@ -381,43 +336,6 @@ def _arms(config: Config) -> list[str]:
     return [*ARMS, *(baseline.slug for baseline in parse(config.judge.baseline))]
 
 
-def _inspect_base(config: Config, console: Console) -> dict[str, Any]:
-    """Identity of the base model, found without loading its weights."""
-    from gemma_lora import model
-
-    ref = model.resolve(config.model.model)
-    facts = model.check_access(ref)
-    fmt = model.load_format(ref)
-    console.note(
-        f"base model: {config.model.model} ({facts.family}, {facts.parameters / 1e6:,.1f} million parameters)"
-    )
-    for note in facts.notes:
-        console.note(note)
-    return {
-        # of a local folder the last part only: a path may hold the name of a person
-        "name": Path(ref.location).name if ref.kind == "local" else config.model.model,
-        "kind": ref.kind,
-        "family": facts.family,
-        "parameters": facts.parameters,
-        "revision": facts.revision,
-        "licence": facts.licence,
-        "weights": model.weights_digest(ref),
-        "template": fmt.template_hash,
-        "template_source": fmt.template_source,
-    }
-
-
-def _need_disk(run_dir: RunDir) -> None:
-    free = shutil.disk_usage(run_dir.root).free
-    if free < 200 * 2**20 and not is_done("train", run_dir, {}):
-        raise EnvironmentFault(
-            f"only {free / 2**20:.0f} MiB are free on the disk",
-            where=str(run_dir.root),
-            expected="at least 200 MiB for checkpoints, adapter and answers",
-            remedy="free some space, then run the same command again",
-        )
-
-
 def _tell_where_data_goes(config: Config, console: Console) -> None:
     sentence = judging.where_data_goes(config.judge)
     if sentence:
@@ -430,7 +348,7 @@ def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[st
 
     def work() -> None:
         fmt = model.load_format(model.resolve(config.model.model))
-        auditing.prepare(config, fmt, run_dir, console, outlook=_outlook(config))
+        auditing.prepare(config, fmt, run_dir, console, outlook=outlook(config))
 
     inputs = {
         "data": digest(identity(config)["data"]),
@@ -442,6 +360,19 @@ def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[st
     stage("data", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
 
 
+def _training_read(run_dir: RunDir) -> dict[str, Path]:
+    return {"train rows": run_dir.train_rows, "validation rows": run_dir.validation_rows}
+
+
+def _answers_read(run_dir: RunDir) -> dict[str, Path]:
+    weights = run_dir.adapter / "adapter_model.safetensors"
+    return {"test rows": run_dir.test_rows, "adapter": weights}
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: file_digest(path) for name, path in files.items()}
+
+
 def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[str, Any]) -> None:
     def work() -> None:
         from gemma_lora.train import train as train_adapter
@@ -449,8 +380,7 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
         train_adapter(config, run_dir, console)
 
     inputs = {
-        "train rows": file_digest(run_dir.train_rows),
-        "validation rows": file_digest(run_dir.validation_rows),
+        **_digests(_training_read(run_dir)),
         "recipe": digest([_recipe(config, name) for name in ("train", "lora", "model")]),
         "base model": digest(base["weights"], base["template"]),
         "seed": str(config.training_seed),
@@ -475,8 +405,7 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
         answer_questions(config, run_dir, console)
 
     inputs = {
-        "test rows": file_digest(run_dir.test_rows),
-        "adapter": file_digest(run_dir.adapter / "adapter_model.safetensors"),
+        **_digests(_answers_read(run_dir)),
         "base model": digest(base["weights"], base["template"]),
         "answer settings": digest(deciding(config, "answer"), config.seed),
     }

@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import CliServer
+from support.small_runs import FAST, write_rows
 from support.tiny import save_tiny
 from support.tiny_judge import HIGH, LOW, save_judge
 
 from gemma_lora import judge as judging
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
-from gemma_lora.records import Judgement
-from gemma_lora.rundir import read_json, read_jsonl
+from gemma_lora.records import ARMS, Example, Judgement
+from gemma_lora.rundir import RunDir, read_json, read_jsonl
 
 pytestmark = pytest.mark.full
 for package in ("fastapi", "uvicorn"):
@@ -76,6 +78,35 @@ def test_a_judge_behind_it_gives_the_scores_that_it_means(
     assert facts["tokens"]["output"] == 2 * facts["requests"]
     assert facts["canaries"]["scored"] == 4
     assert ("trying without a system message" in stream.getvalue()) == (not system_role)
+
+
+def test_a_whole_run_is_judged_behind_it(
+    address: str, cli: CliServer, tiny_folder, tmp_path: Path
+) -> None:
+    """Data, training, answers, canaries, verdict and report in one command, and a second one for nothing."""
+    # question and reference name the garden once each, those of other places never
+    folder = save_judge(tmp_path / "judge", marker="garden", bar=2)
+    data = write_rows(tmp_path / "rows.csv")
+    command = ["run", data, "--model", tiny_folder(), "--judge", f"{address}#{folder}", *FAST]
+    command += ["--judge-timeout", "120", "--out", tmp_path / "run", "--json"]
+    done = cli.run(command, cwd=tmp_path)
+    assert done.code == 0, done.err
+    run, verdict = RunDir(tmp_path / "run"), done.json
+    assert (verdict["questions"], verdict["pairs_lost"]) == (8, 0)
+    assert verdict["judge"]["is_llm"] is True
+    assert verdict["canaries"]["scored"] == 10
+    rows = read_jsonl(run.judgements(verdict["judge"]["slug"]) / "judgements.jsonl", Judgement)
+    asked = {row.id: row.prompt[-1].content for row in read_jsonl(run.test_rows, Example)}
+    meant = {name: HIGH if "garden" in text else LOW for name, text in asked.items()}
+    assert set(meant.values()) == {LOW, HIGH}
+    assert {(row.id, row.arm, row.overall) for row in rows} == {
+        (name, arm, score) for name, score in meant.items() for arm in ARMS
+    }
+    assert "judged by" in run.report_html.read_text()
+    again = cli.run(command, cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert again.json["judge"]["requests"] == verdict["judge"]["requests"]
+    assert "done before, nothing has changed" in again.err.partition("[judge-")[2]
 
 
 def test_babble_is_unscored_and_a_clean_error(address: str, make_run, configured, tmp_path) -> None:

@@ -299,6 +299,10 @@ def test_the_budget_leaves_work_for_every_process(tiny_folder, tmp_path):
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    "fsdp": (
+        *("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"),
+        *("--num_processes", "2"),
+    ),
 }
 
 
@@ -340,6 +344,19 @@ def test_a_whole_run_under_torchrun_is_the_run_of_one_process(cli, tmp_path):
     assert {p.name for p in (tmp_path / "two").iterdir()} == {
         p.name for p in (tmp_path / "one").iterdir()
     }
+
+
+@pytest.mark.full  # the same by fork in test_train_sharding.py
+def test_fsdp_by_accelerate_launch_shards_and_ends_as_one_process(cli, tmp_path):
+    data = write_rows(tmp_path / "data.csv")
+    arguments = ("train", data, *FAST, "--micro-batch-tokens", "128")
+    launcher = started("fsdp", *arguments, "--out", tmp_path / "two", folder=tmp_path)
+    one = cli.run([*arguments, "--out", tmp_path / "one"], cwd=tmp_path)
+    code = launcher.wait(200)
+    err = (tmp_path / "err").read_text()
+    assert (one.code, code) == (0, 0), err
+    assert "each process holds" in err
+    assert_same(RunDir(tmp_path / "two"), RunDir(tmp_path / "one"))
 
 
 @pytest.mark.full  # the same by fork above

@@ -82,13 +82,11 @@ def _one_forgetting(found: Any) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         return None
     facts = cast(dict[str, Any], found)
-    word = facts.get("verdict")
+    word, accuracy, loss = (facts.get(key) for key in ("verdict", "accuracy", "loss"))
     figures = {
-        key: value
-        for key, value in facts.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and key != "schema_version"
+        name: part["difference"]
+        for name, part in (("accuracy", accuracy), ("loss", loss))
+        if isinstance(part, dict) and part.get("difference") is not None  # pyright: ignore[reportUnknownMemberType]
     }
     return {"word": word if isinstance(word, str) else None, "figures": figures}
 

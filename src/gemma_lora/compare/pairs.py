@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from gemma_lora.compare.reading import Entry
 from gemma_lora.decision.robustness import number, pair
 from gemma_lora.rundir import digest
-from gemma_lora.statistics import SeedError, holm, with_seeds
-from gemma_lora.verdict import MARGIN, decide, missing_judgements, paired_difference
+from gemma_lora.statistics import Estimate, Scores, SeedError, holm, with_seeds
+from gemma_lora.statistics.power import ALPHA
+from gemma_lora.verdict import decide, mean_difference, missing_judgements, paired_difference
 
 __all__ = ["groups", "not_comparable", "pairwise"]
 
-_LEVEL = 0.05
 _JUDGE = (
     ("kind", "another judge"),
     ("model", "another judge"),
@@ -93,50 +94,74 @@ def _claim(row: dict[str, Any]) -> str:
     """`higher` and `lower` only where the p-value holds after Holm's correction."""
     directed = {"better": "higher", "worse": "lower"}.get(row["word"])
     if directed is not None:
-        return directed if (row["p_holm"] or 0.0) < _LEVEL else "not told apart"
+        holds = row["p_holm"] is not None and row["p_holm"] < ALPHA
+        return directed if holds else "not told apart"
     return "equivalent" if row["word"] == "equivalent" else "not told apart"
 
 
 def _pair(first: Entry, second: Entry) -> dict[str, Any]:
     names = list(first.clusters)
-    clusters = [first.clusters[name] for name in names]
-    scores = [[_mean(entry, name) for name in names] for entry in (first, second)]
-    both = [n for n, values in enumerate(zip(*scores, strict=True)) if None not in values]
+    places = {name: row for row, name in enumerate(second.clusters)}
+    order = [places[name] for name in names]
+    left, right = first.scores, second.scores
+    right = Scores(right.values[order], right.failed[order])
+    clusters = _joined(list(first.clusters.values()), [second.clusters[name] for name in names])
+    means = left.values.mean(axis=1), right.values.mean(axis=1)  # NaN where one seed has no score
+    both = np.flatnonzero(~np.isnan(means[0]) & ~np.isnan(means[1]))
     row: dict[str, Any] = {"runs": [first.label, second.label], "n": len(both)}
     row["lost"] = len(names) - len(both)
     row["scope"] = _scope(first, second)
-    if not both:
+    if not len(both):
         nothing = dict.fromkeys(("difference", "ci95", "p_value", "method"))
         return {**row, **nothing, "word": "inconclusive", "win_tie_loss": None}
-    left, right = ([values[n] or 0.0 for n in both] for values in scores)
-    result = paired_difference(left, right, [clusters[n] for n in both])
-    kept = {names[n] for n in both}
-    errors = [error for entry in (first, second) if (error := _seed_error(entry, kept))]
+    result = paired_difference(
+        means[0][both].tolist(), means[1][both].tolist(), [clusters[n] for n in both]
+    )
+    errors = [e for scores in (left, right) if (e := _seed_error(scores.values[both]))]
     estimate = with_seeds(result.difference, errors)
-    word = missing_judgements(scores[0], scores[1], clusters).guard(decide(estimate.ci95, MARGIN))
+
+    def over_seeds(differences: Any) -> Estimate:
+        return with_seeds(mean_difference(differences, clusters), errors)
+
+    missing = missing_judgements(_of_one(left), _of_one(right), over_seeds)
     return {
         **row,
         "difference": number(estimate.mean),
         "ci95": pair(estimate.ci95),
         "p_value": estimate.p_value,
         "method": estimate.method,
-        "word": word,
+        "word": missing.guard(decide(estimate.ci95, estimate.clusters)),
         "win_tie_loss": {"win": result.win, "tie": result.tie, "loss": result.loss},
     }
 
 
-def _mean(entry: Entry, name: str) -> float | None:
-    """The tuned score of a question over the seeds; None where one lacks it."""
-    values = [scores[name] for scores in entry.scores]
-    return None if None in values else fmean(value for value in values if value is not None)
+def _joined(first: Sequence[str], second: Sequence[str]) -> list[int]:
+    """Groups of questions that are near-duplicates in either run: which are found depends on its other rows."""
+    n = len(first)
+    columns = [[f"{place} {name}" for name in names] for place, names in enumerate((first, second))]
+    codes = {name: n + code for code, name in enumerate(dict.fromkeys([*columns[0], *columns[1]]))}
+    edges = [(row, codes[name]) for names in columns for row, name in enumerate(names)]
+    rows, ends = zip(*edges, strict=True)
+    size = n + len(codes)
+    graph = coo_array((np.ones(len(edges)), (rows, ends)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:n].tolist()
 
 
-def _seed_error(entry: Entry, names: set[str]) -> SeedError | None:
+def _of_one(scores: Scores) -> Scores:
+    """The seeds' scores of a question as if they were repeats."""
+    there = 1 - scores.failed
+    weight = there.sum(axis=1)
+    sums = (there * np.nan_to_num(scores.values)).sum(axis=1)
+    values = np.divide(sums, weight, out=np.full_like(weight, np.nan), where=weight > 0)
+    return Scores(values, scores.failed.mean(axis=1))
+
+
+def _seed_error(values: Any) -> SeedError | None:
     """What the training seed adds to the error of a recipe's mean; None for a single checkpoint."""
-    if entry.seeds < 2:
+    seeds = values.shape[1]
+    if seeds < 2:
         return None
-    means = [fmean(scores[name] or 0.0 for name in names) for scores in entry.scores]
-    return SeedError(float(np.std(means, ddof=1)) / entry.seeds**0.5, entry.seeds - 1)
+    return SeedError(float(np.std(values.mean(axis=0), ddof=1)) / seeds**0.5, seeds - 1)
 
 
 def _scope(first: Entry, second: Entry) -> str:

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from gemma_lora.config import Config
 from gemma_lora.continuing import deciding
-from gemma_lora.decision.pairing import pair_up
+from gemma_lora.decision.pairing import judged, pair_up
 from gemma_lora.errors import ConfigError, GemmaLoraError
 from gemma_lora.loading import leaves, load_config
 from gemma_lora.records import ARMS, Answer, Example, Judgement
 from gemma_lora.rundir import SEEDS, RunDir, iter_jsonl, read_json, read_jsonl, read_saved
+from gemma_lora.statistics import Scores
 
 __all__ = ["Entry", "read_all"]
 
@@ -36,10 +39,10 @@ class Entry:
     config: Config
     verdict: dict[str, Any]
     data_sha256: str | None
-    scores: tuple[dict[str, float | None], ...]
-    """For each training seed: question id to the tuned model's overall; None: not scored."""
+    scores: Scores
+    """The tuned model's overall, shape (questions, training seeds)."""
     clusters: dict[str, str]
-    """Question id to cluster, in the order of the test rows."""
+    """Question id to cluster, in the order of the scores."""
     trainings: tuple[dict[str, Any], ...]
     adapter_bytes: int | None
 
@@ -49,7 +52,7 @@ class Entry:
 
     @property
     def seeds(self) -> int:
-        return len(self.scores)
+        return self.scores.values.shape[1]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -170,7 +173,10 @@ def _read(folder: Path, label: str) -> Entry:
         config=config,
         verdict=verdict,
         data_sha256=str(sha) if sha else None,
-        scores=tuple(scores for scores, _ in scored),
+        scores=Scores(
+            np.stack([scores.values for scores, _ in scored], 1),
+            np.stack([scores.failed for scores, _ in scored], 1),
+        ),
         clusters=scored[0][1],
         trainings=tuple(read_saved(p.training) if p.training.exists() else {} for p in parts),
         adapter_bytes=weights.stat().st_size if weights.exists() else None,
@@ -210,7 +216,7 @@ def _interval(value: Any) -> bool:
     return len(ends) == 2 and all(_number(end) is not None for end in ends)
 
 
-def _scores(run: RunDir, slug: str) -> tuple[dict[str, float | None], dict[str, str]]:
+def _scores(run: RunDir, slug: str) -> tuple[Scores, dict[str, str]]:
     """The tuned model's overall and the cluster of each question."""
     test = read_jsonl(run.test_rows, Example)
     file = run.judgements(slug) / "judgements.jsonl"
@@ -220,7 +226,4 @@ def _scores(run: RunDir, slug: str) -> tuple[dict[str, float | None], dict[str, 
         arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS
     }
     questions, _ = pair_up(test, answers, iter_jsonl(file, Judgement))
-    return (
-        {q.id: q.scored["tuned"].overall for q in questions},
-        {q.id: q.cluster for q in questions},
-    )
+    return judged(questions, "tuned"), {q.id: q.cluster for q in questions}

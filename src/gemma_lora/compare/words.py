@@ -49,13 +49,15 @@ def tally(run: Mapping[str, Any]) -> str:
 
 
 def forgetting(run: Mapping[str, Any]) -> str:
-    """The verdict's word and up to two of its figures; `not measured` where there is none."""
+    """The word, the change of the share answered rightly, and that of the loss in nats a token."""
     found = run["forgetting"]
     if found is None:
         return "not measured"
-    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in found["figures"].items()]
+    accuracy, loss = found["figures"].get("accuracy"), found["figures"].get("loss")
+    shown = [] if accuracy is None else [f"{points(100 * accuracy, 1)} points right"]
+    shown += [] if loss is None else [f"loss {points(loss)}"]
     word = found["word"] or "measured"
-    return f"{word} ({', '.join(shown[:2])})" if shown else word
+    return f"{word} ({', '.join(shown)})" if shown else word
 
 
 def memory(run: Mapping[str, Any]) -> str:

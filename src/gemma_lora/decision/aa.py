@@ -19,7 +19,7 @@ from gemma_lora.decision.robustness import number, pair
 from gemma_lora.records import AGAIN, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, read_jsonl
 from gemma_lora.statistics import minimum_detectable
-from gemma_lora.verdict import PairedResult, paired_difference
+from gemma_lora.verdict import paired_difference
 
 __all__ = ["caveats", "judge_noise"]
 
@@ -31,7 +31,6 @@ def judge_noise(
     run: RunDir,
     test: Sequence[Example],
     judgements: Sequence[Judgement],
-    primary: PairedResult,
 ) -> dict[str, Any] | None:
     """Second minus first judging of the base's answers, in overall; None where not asked for.
 
@@ -62,7 +61,6 @@ def judge_noise(
         "deviation": None,
         "within_answer": None,
         "minimum_detectable": None,
-        "gain_over_noise": None,
         "note": "not one answer was scored in both judgings",
     }
     if not first:
@@ -71,7 +69,6 @@ def judge_noise(
     estimate = result.difference
     apart = np.asarray(second) - np.asarray(first)
     absolute = float(np.abs(apart).mean())
-    noisy = absolute > _EQUAL
     smallest = None
     if estimate.standard_error is not None and estimate.df is not None:
         smallest = minimum_detectable(estimate.standard_error, estimate.df)
@@ -87,7 +84,6 @@ def judge_noise(
         "deviation": number(float(apart.std(ddof=1))) if len(first) > 1 else None,
         "within_answer": number(math.sqrt(float((apart**2).mean()) / 2)),
         "minimum_detectable": number(smallest),
-        "gain_over_noise": number(abs(primary.difference.mean) / absolute) if noisy else None,
         "note": estimate.note,
     }
 

@@ -3,7 +3,7 @@
 Reads answers/test/<slug>.jsonl, answers/test/tuned.jsonl and answers/test/baselines.json; writes nothing.
 Each comparison is made as the verdict's own is (same estimator, same rule, same guard for scores that
 are missing), and decides nothing: the verdict stays base against tuned. The p-values of several baselines
-are adjusted by Holm's method beside.
+are adjusted by Holm's method, and where the adjusted one is not below 5 %, `better` and `worse` are not said.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from typing import Any
 from gemma_lora.baselines import Baseline, parse
 from gemma_lora.config import Config
 from gemma_lora.decision.comparison import arm_facts, compare, comparison
-from gemma_lora.decision.pairing import OVERALL, pair_up
-from gemma_lora.decision.robustness import missing_facts
+from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
+from gemma_lora.decision.robustness import missing_facts, weigh_missing
 from gemma_lora.records import AGAIN, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, read_jsonl, read_saved
 from gemma_lora.statistics import holm
-from gemma_lora.verdict import MARGIN, decide, missing_judgements
+from gemma_lora.statistics.power import ALPHA
+from gemma_lora.verdict import decide
 
-__all__ = ["against_baselines", "caveats", "described", "further_arms", "saved_warnings"]
+__all__ = [
+    "against_baselines",
+    "caveats",
+    "described",
+    "further_arms",
+    "paired_with",
+    "saved_warnings",
+]
 
 _INNER = frozenset({"inputs", "chosen", "answers", "decisions", "name", "kind", "warnings"})
 """What of baselines.json is not told in verdict.json, or stands beside `what` there."""
@@ -49,9 +57,10 @@ def against_baselines(
     if not arms:
         return {}
     known: Mapping[str, Any] = read_saved(run.baselines)["arms"]
-    tuned = read_jsonl(run.answers("tuned"), Answer)
     found = {
-        arm.slug: _against(arm, known[arm.slug], run, test, tuned, judgements, dimensions)
+        arm.slug: _against(
+            arm, known[arm.slug], paired_with(arm.slug, run, test, judgements, dimensions)
+        )
         for arm in arms
     }
     p_values = {
@@ -59,7 +68,10 @@ def against_baselines(
         for slug, one in found.items()
     }
     for slug, p_holm in holm(p_values).items():
-        found[slug]["p_holm"] = p_holm
+        one = found[slug]
+        one["p_holm"] = p_holm
+        if one["verdict"] in ("better", "worse") and (p_holm is None or p_holm >= ALPHA):
+            one["verdict"] = "inconclusive"
     return found
 
 
@@ -70,29 +82,30 @@ def saved_warnings(config: Config, run: RunDir) -> list[str]:
     return [str(text) for arm in arms for text in known[arm.slug].get("warnings", [])]
 
 
-def _against(
-    arm: Baseline,
-    known: Mapping[str, Any],
+def paired_with(
+    slug: str,
     run: RunDir,
     test: Sequence[Example],
-    tuned: Sequence[Answer],
     judgements: Sequence[Judgement],
     dimensions: Sequence[str],
-) -> dict[str, Any]:
-    """The baseline in the base's place, so that pairing and rule are the verdict's own."""
+) -> list[PairedQuestion]:
+    """The test questions with this baseline in the base's place, so that pairing is the verdict's own."""
     mine = [
-        row.model_copy(update={"arm": "base"}) if row.arm == arm.slug else row
+        row.model_copy(update={"arm": "base"}) if row.arm == slug else row
         for row in judgements
-        if row.arm in (arm.slug, "tuned")
+        if row.arm in (slug, "tuned")
     ]
-    answers = {"base": read_jsonl(run.answers(arm.slug), Answer), "tuned": tuned}
-    questions, _ = pair_up(test, answers, mine, dimensions)
+    files = {"base": run.answers(slug), "tuned": run.answers("tuned")}
+    answers = {arm: read_jsonl(file, Answer) for arm, file in files.items()}
+    return pair_up(test, answers, mine, dimensions)[0]
+
+
+def _against(
+    arm: Baseline, known: Mapping[str, Any], questions: Sequence[PairedQuestion]
+) -> dict[str, Any]:
     result = compare(questions, OVERALL)
-    missing = missing_judgements(
-        *([q.scored[side].overall for q in questions] for side in ("base", "tuned")),
-        clusters=[q.cluster for q in questions],
-    )
-    word = decide(result.difference.ci95 if result else None, MARGIN)
+    missing = weigh_missing(questions)
+    word = decide(result.difference.ci95, result.difference.clusters) if result else "inconclusive"
     return {
         "name": arm.shown,
         "kind": arm.kind,

@@ -14,11 +14,12 @@ from gemma_lora.decision import aa, baselines
 from gemma_lora.decision.forgetting import forgetting_caveats
 from gemma_lora.decision.overall import MANY
 from gemma_lora.decision.pairing import PairedQuestion
+from gemma_lora.decision.robustness import lacking
 from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.records import ARMS
-from gemma_lora.verdict import FAILURE_P, MISSING_SHARE
+from gemma_lora.verdict import FAILURE_P, FEWEST, MISSING_SHARE
 
-__all__ = ["ONE_SEED", "caveats"]
+__all__ = ["ONE_SEED", "caveats", "of_the_setting", "too_few"]
 
 FEW_QUESTIONS = 30
 LENGTH_RATIO = 2.0
@@ -53,13 +54,18 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
     return lines
 
 
+def of_the_setting(verdict: Mapping[str, Any]) -> list[str]:
+    """Those of data, model and judge: the same for every training seed, and for the recipe."""
+    return [*_test_rows(verdict), *_model(verdict), *_judge(verdict), *_kinship(verdict)]
+
+
 def _refused(verdict: Mapping[str, Any]) -> list[str]:
     """Why a word that the interval alone would give is not given."""
     missing = verdict["missing"]
     before = missing["verdict_without"]
     if verdict["verdict"] == before:
         return []
-    why = f"{missing['pairs_lost']} of {missing['questions']} questions lack a score"
+    why = lacking(missing)
     if missing["p_value"] < FAILURE_P:
         why += (
             f", and the judgements of the two models fail unequally ({missing['base_only']} of the base "
@@ -160,11 +166,17 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
             f"{verdict['judgements_left_out']} judgements belong to no answer of this run and were left out."
         )
     counts = {arm: verdict["unscored"][arm] for arm in ARMS}
+    missing = verdict["missing"]
+    if missing["touched"] > lost:
+        failed = {arm: verdict["arms"][arm]["repeats_unscored"] for arm in ARMS}
+        lines.append(
+            f"Some repeats failed, of {failed['base']} base and {failed['tuned']} tuned judgements: those answers have "
+            "the mean of the others, which is too good where what made the judge fail is what it would have said."
+        )
     if not any(counts.values()):
         return lines
-    missing = verdict["missing"]
     unequal = counts["base"] != counts["tuned"]
-    if missing["share"] > MISSING_SHARE or unequal:
+    if lost > MISSING_SHARE * total or unequal:
         low, high = missing["bounds"]
         chance = f"p = {missing['p_value']:.2g}"
         if missing["p_value"] >= FAILURE_P:
@@ -183,15 +195,31 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def too_few(primary: Mapping[str, Any]) -> list[str]:
+    """Why nothing is decided from a handful of questions, whatever the interval says."""
+    groups = primary["clusters"]
+    if groups >= FEWEST:
+        return []
+    noun = "group of questions was" if groups == 1 else "groups of questions were"
+    return [
+        f"Only {groups} unlike {noun} compared. Below {FEWEST} an interval can be narrow by chance and no test "
+        "can make up for it, so the verdict is `inconclusive` whatever the figures say. Aim for 60 or more "
+        "questions (`--test-rows`, or a file with `--test`)."
+    ]
+
+
 def _sample(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> list[str]:
     primary = verdict["primary"]
     lines: list[str] = []
+    lines += too_few(primary)
     if primary["note"]:
         lines.append(f"On the interval: {primary['note']}.")
-    if primary["n"] < FEW_QUESTIONS:
+    if primary["clusters"] >= FEWEST and primary["n"] < FEW_QUESTIONS:
+        needed = verdict["power"]["questions_for_margin"]
+        aim = "60 or more" if needed is None else f"{max(needed, FEW_QUESTIONS)}"
         lines.append(
             f"Only {primary['n']} questions were compared: small differences go unnoticed and one odd "
-            "answer weighs much. Aim for 60 or more (`--test-rows`, or a file with `--test`)."
+            f"answer weighs much. Aim for {aim} (`--test-rows`, or a file with `--test`)."
         )
     if primary["clusters"] < primary["n"]:
         sizes = Counter(question.cluster for question in questions)

@@ -30,6 +30,7 @@ class Foresight:
     n: int
     effective: float
     deviation: float
+    """Of the differences, as one unlike question among n would have it."""
     pilot: str | None
     """The judge whose verdict gave the deviation; None: assumed."""
     minimum_detectable: float | None
@@ -53,6 +54,7 @@ class Foresight:
             f"with {self.n} {noun}{worth}, differences under {self.minimum_detectable:.1f} points go "
             f"unnoticed more often than one time in five, by {spread}; "
             f"to notice {MARGIN:g} takes {self.questions_for_margin}"
+            + ("" if alone else " like these" if self.pilot else " unlike ones")
         )
 
 
@@ -64,7 +66,9 @@ def foresee(run: RunDir, judge_slug: str) -> Foresight:
     effective = effective_questions(list(sizes.values())) if n else 0.0
     smallest = None
     if effective >= 2:
-        smallest = minimum_detectable(deviation / math.sqrt(effective), effective - 1)
+        # an observed deviation was reckoned from these questions, near-duplicates included
+        alike = n if pilot else effective
+        smallest = minimum_detectable(deviation / math.sqrt(alike), effective - 1)
     needed = questions_needed(MARGIN, deviation)
     return Foresight(n, effective, deviation, pilot, smallest, needed)
 

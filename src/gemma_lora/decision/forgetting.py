@@ -18,6 +18,8 @@ from gemma_lora.decision.robustness import number, pair
 from gemma_lora.records import ARMS, ProbeResult
 from gemma_lora.rundir import RunDir, read_jsonl, read_saved
 from gemma_lora.statistics import Estimate, clustered_mean, holm, non_inferiority, wilson
+from gemma_lora.statistics.power import ALPHA
+from gemma_lora.verdict import FEWEST
 
 __all__ = [
     "ACCURACY_MARGIN",
@@ -42,7 +44,8 @@ RULE = (
     f"and not above -{ACCURACY_MARGIN * 100:.0f} points. `kept`: that interval lies above "
     f"-{ACCURACY_MARGIN * 100:.0f} points, and that of the loss on the reference answers below "
     f"+{LOSS_MARGIN:g} nats a token. Else `unclear`. With options but a base model that only guesses: "
-    "`not measurable`. Without options the loss alone decides, in the same way."
+    "`not measurable`. Without options the loss alone decides, in the same way. Fewer than "
+    f"{FEWEST} questions are `unclear`."
 )
 
 
@@ -87,6 +90,8 @@ def _word(accuracy: Mapping[str, Any] | None, loss: str) -> str:
 
 def _status(gain: Estimate, margin: float) -> str:
     """`kept`, `lost` or `unclear` for one measure, where more is better."""
+    if gain.clusters < FEWEST:
+        return "unclear"
     if non_inferiority(gain, margin).holds:
         return "kept"
     return "lost" if gain.ci95 is not None and gain.ci95[1] < 0 else "unclear"
@@ -224,7 +229,7 @@ def forgetting_caveats(found: Mapping[str, Any] | None) -> list[str]:
         if facts["ci95"] is not None
         and facts["ci95"][0] > LOSS_MARGIN
         and facts["p_holm"] is not None
-        and facts["p_holm"] < 0.05
+        and facts["p_holm"] < ALPHA
     ]
     if loss["status"] == "lost":
         where = f", surely so in {', '.join(worse)}" if worse else ""

@@ -60,7 +60,7 @@ def overall_check(
         return {**found, "difference": None, "ci95": None, "n": 0, "word": None, "agrees": None}
     base, tuned, clusters = zip(*both, strict=True)
     result = paired_difference(base, tuned, clusters).difference
-    said = decide(result.ci95)
+    said = decide(result.ci95, result.clusters)
     return {
         **found,
         "difference": number(result.mean),

@@ -123,10 +123,7 @@ def _read(
             f"Validation loss was still falling at the end (from {previous:.2f} to {at_kept:.2f} in the last "
             "stretch): more `--epochs` may help."
         )
-    return "healthy", (
-        "Training and validation loss fell together and validation loss has levelled off: no sign of "
-        "memorising."
-    )
+    return "healthy", ("Validation loss fell and has levelled off: no sign of memorising.")
 
 
 def _fell(training: Curve, kept: int, last: int) -> bool:

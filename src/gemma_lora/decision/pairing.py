@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement, Message
 from gemma_lora.rubric import OVERALL
+from gemma_lora.statistics import Scores
 
 __all__ = [
     "OVERALL",
     "PairedQuestion",
     "Scored",
     "dimensions_of",
+    "judged",
     "pair_up",
     "paired_scores",
     "scores_by_answer",
@@ -121,6 +123,12 @@ def dimensions_of(questions: Sequence[PairedQuestion]) -> tuple[str, ...]:
     return tuple(
         name for q in questions[:1] for name in q.scored[ARMS[0]].scores if name != OVERALL
     )
+
+
+def judged(questions: Sequence[PairedQuestion], arm: str) -> Scores:
+    """Overall of one arm over all questions, with what is missing of it."""
+    scored = [question.scored[arm] for question in questions]
+    return Scores.of([s.overall for s in scored], [s.failed / max(1, s.repeats) for s in scored])
 
 
 def paired_scores(

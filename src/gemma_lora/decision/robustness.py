@@ -7,10 +7,17 @@ but for `missing`, which can turn a word into `inconclusive` (`verdict.missing_j
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, dimensions_of, paired_scores
+from gemma_lora.decision.pairing import (
+    OVERALL,
+    PairedQuestion,
+    dimensions_of,
+    judged,
+    paired_scores,
+)
 from gemma_lora.records import ARMS
 from gemma_lora.statistics import (
     Estimate,
@@ -25,9 +32,24 @@ from gemma_lora.statistics import (
     signed_rank,
 )
 from gemma_lora.statistics.power import ALPHA, POWER
-from gemma_lora.verdict import MARGIN, Missing, Verdict, paired_difference
+from gemma_lora.verdict import (
+    MARGIN,
+    Missing,
+    Verdict,
+    mean_difference,
+    missing_judgements,
+    paired_difference,
+)
 
-__all__ = ["missing_facts", "number", "pair", "power_facts", "robustness"]
+__all__ = [
+    "lacking",
+    "missing_facts",
+    "number",
+    "pair",
+    "power_facts",
+    "robustness",
+    "weigh_missing",
+]
 
 
 def robustness(questions: Sequence[PairedQuestion], primary: Estimate, seed: int) -> dict[str, Any]:
@@ -115,11 +137,28 @@ def _dimensions(questions: Sequence[PairedQuestion]) -> dict[str, Any]:
     return found
 
 
+def weigh_missing(questions: Sequence[PairedQuestion]) -> Missing:
+    """What failed judgements could do to the comparison of base and tuned."""
+    clusters = [question.cluster for question in questions]
+    base, tuned = (judged(questions, arm) for arm in ARMS)
+    return missing_judgements(base, tuned, partial(mean_difference, clusters=clusters))
+
+
+def lacking(missing: Mapping[str, Any]) -> str:
+    """`3 of 62 questions lack a score`, of the facts below."""
+    touched = missing.get("touched", missing["pairs_lost"])
+    lack = "lacks" if touched == 1 else "lack"
+    noun = "question" if missing["questions"] == 1 else "questions"
+    what = "a score" if touched == missing["pairs_lost"] else "a score or some of its repeats"
+    return f"{touched} of {missing['questions']} {noun} {lack} {what}"
+
+
 def missing_facts(missing: Missing, word: Verdict) -> dict[str, Any]:
     """What failed, in which arm, and what it could hide; `word` is the rule's without regard to it."""
     return {
         "questions": missing.questions,
         "pairs_lost": missing.lost,
+        "touched": missing.touched,
         "share": number(missing.share),
         "base_only": missing.failures.base_only,
         "tuned_only": missing.failures.tuned_only,

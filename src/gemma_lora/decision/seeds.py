@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, cast
 
@@ -19,9 +19,15 @@ import numpy as np
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.decision.caveats import ONE_SEED
-from gemma_lora.decision.pairing import OVERALL, PairedQuestion, dimensions_of, pair_up
-from gemma_lora.decision.robustness import number, pair
+from gemma_lora.decision.caveats import ONE_SEED, of_the_setting, too_few
+from gemma_lora.decision.pairing import (
+    OVERALL,
+    PairedQuestion,
+    dimensions_of,
+    judged,
+    pair_up,
+)
+from gemma_lora.decision.robustness import missing_facts, number, pair
 from gemma_lora.decision.stage import SCHEMA_VERSION
 from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import ARMS, Answer, Example, Judgement
@@ -30,11 +36,12 @@ from gemma_lora.statistics import (
     Components,
     Crossed,
     Estimate,
+    Scores,
     clustered_mean,
     crossed_mean,
     holm,
 )
-from gemma_lora.verdict import HIGHEST, LOWEST, MARGIN, MISSING_SHARE, RULE
+from gemma_lora.verdict import HIGHEST, LOWEST, MARGIN, RULE, Verdict, missing_judgements
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["decide_seeds"]
@@ -42,6 +49,7 @@ __all__ = ["decide_seeds"]
 _SPAN = HIGHEST - LOWEST
 _UNIT = "question x training seed (repeats averaged; near-duplicates share a cluster)"
 _FEW_SEEDS = 5
+_SCORES = ("values", "failed")
 _OF_ONE_RUN = frozenset(
     (
         *("judged", "scored", "unscored", "unscored_reasons", "to_ask_again", "flags"),
@@ -77,21 +85,21 @@ def decide_seeds(
             remedy=f"mend the judge, then: gemma-lora judge {parent.root}",
         )
     found = {name: t.crossed() for name, t in tables.items() if t is not None}
-    word = rule_of(found[OVERALL].estimate.ci95, MARGIN)
-    missing = _missing(runs, overall, word)
+    word = rule_of(found[OVERALL].estimate.ci95, found[OVERALL].estimate.clusters)
+    final, missing = _missing(runs, word)
     gains = overall.differences.mean(axis=1)
     first = runs[0].verdict
     same = ("also_in_training", "test_rows", "model", "starter_model", "max_new_tokens")
     verdict: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "verdict": missing["verdict"],
+        "verdict": final,
         "primary": _comparison(OVERALL, overall, found[OVERALL]),
         "dimensions": {
             name: None if (t := tables[name]) is None else _comparison(name, t, found[name])
             for name in dimensions
         },
         "robustness": {"dimensions": _dimensions(dimensions, found), "disagree": []},
-        "missing": {k: v for k, v in missing.items() if k != "verdict"},
+        "missing": missing,
         "arms": {arm: _arm(arm, runs) for arm in ARMS},
         "win_tie_loss": {
             "win": int((gains > 1e-9).sum()),
@@ -102,7 +110,7 @@ def decide_seeds(
         "judge": _judge(runs),
         "forgetting": None,
         "seeds": _seeds(parent, runs, overall, found[OVERALL]),
-        "rule": RULE,
+        "rule": f"{RULE} Here the interval also covers which training seeds were drawn.",
         "questions": len(runs[0].questions),
         "pairs_lost": len(runs[0].questions) - len(gains),
         **{key: first[key] for key in same},
@@ -221,46 +229,25 @@ def _dimensions(dimensions: Sequence[str], found: Mapping[str, Crossed]) -> dict
     return facts
 
 
-def _missing(runs: Sequence[_Run], table: _Table, word: str) -> dict[str, Any]:
-    """What failed judgements could do to the verdict: bounds as for one run, over all cells.
+def _missing(runs: Sequence[_Run], word: Verdict) -> tuple[Verdict, dict[str, Any]]:
+    """The word, and what failed judgements could do to it: as for one run, over all questions and runs.
 
-    They have to agree where more than 5 % of the questions lack a score in some run, or where they
-    have to in one of the runs.
+    The bounds have to agree where they would for one run, or do in one of the runs.
     """
-    questions = len(runs[0].questions)
-    lost = questions - len(table.clusters)
-    ends: list[Estimate] = []
     clusters = [q.cluster for q in runs[0].questions]
-    for missing_base, missing_tuned in ((HIGHEST, LOWEST), (LOWEST, HIGHEST)):
-        filled = np.array(
-            [
-                [_filled(q, "tuned", missing_tuned) - _filled(q, "base", missing_base) for q in row]
-                for row in zip(*(run.questions for run in runs), strict=True)
-            ]
-        )
-        ends.append(crossed_mean(filled, clusters, low=-_SPAN, high=_SPAN).estimate)
-    worst, best = (end.ci95 for end in ends)
-    outer = None if worst is None or best is None else (worst[0], best[1])
+
+    def estimate(differences: Any) -> Estimate:
+        return crossed_mean(differences, clusters, low=-_SPAN, high=_SPAN).estimate
+
+    def of_all(arm: str) -> Scores:
+        parts = [judged(run.questions, arm) for run in runs]
+        return Scores(*(np.stack([getattr(p, name) for p in parts], 1) for name in _SCORES))
+
     needing = [run.seed for run in runs if run.verdict["missing"]["must_agree"]]
-    decisive = lost > MISSING_SHARE * questions or bool(needing)
-    bounded = rule_of(outer, MARGIN)
-    return {
-        "questions": questions,
-        "pairs_lost": lost,
-        "share": number(lost / questions),
-        "bounds": [number(end.mean) for end in ends],
-        "bounds_ci95": pair(outer),
-        "must_agree": decisive,
-        "must_agree_in": needing,
-        "verdict_without": word,
-        "verdict_at_bounds": bounded,
-        "verdict": "inconclusive" if decisive and bounded != word else word,
-    }
-
-
-def _filled(question: PairedQuestion, arm: str, otherwise: float) -> float:
-    found = question.scored[arm].overall
-    return otherwise if found is None else found
+    base, tuned = (of_all(arm) for arm in ARMS)
+    found = missing_judgements(base, tuned, estimate)
+    found = replace(found, decisive=found.decisive or bool(needing))
+    return found.guard(word), {**missing_facts(found, word), "must_agree_in": needing}
 
 
 def _arm(arm: str, runs: Sequence[_Run]) -> dict[str, Any]:
@@ -403,7 +390,7 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the recipe's verdict, gravest first."""
     seeds, missing, primary = verdict["seeds"], verdict["missing"], verdict["primary"]
     count = seeds["count"]
-    lines: list[str] = []
+    lines = too_few(primary)
     if verdict["verdict"] != missing["verdict_without"]:
         ends = missing["bounds_ci95"]
         reach = f"from {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "anywhere"
@@ -452,7 +439,8 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def _of_the_runs(runs: Sequence[_Run]) -> list[str]:
-    """The runs' own warnings: once where all have it, else with the seed before it."""
+    """The runs' own warnings, with whose they are; those on data, model and judge hold for the recipe, too."""
+    common = {text for run in runs for text in of_the_setting(run.verdict)}
     told: dict[str, list[int]] = {}
     for run in runs:
         for text in run.verdict["warnings"]:
@@ -461,6 +449,6 @@ def _of_the_runs(runs: Sequence[_Run]) -> list[str]:
     for text, seeds in told.items():
         if text == ONE_SEED:  # of a single run it is true, of these together it is not
             continue
-        which = ", ".join(map(str, seeds))
-        lines.append(text if len(seeds) == len(runs) else f"Seed {which}: {text}")
+        which = "In every run" if len(seeds) == len(runs) else f"Seed {', '.join(map(str, seeds))}"
+        lines.append(text if text in common else f"{which}: {text}")
     return lines

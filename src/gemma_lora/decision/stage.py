@@ -27,12 +27,13 @@ from gemma_lora.decision.robustness import (
     missing_facts,
     power_facts,
     robustness,
+    weigh_missing,
 )
 from gemma_lora.decision.worth import canaries_of, other_judges
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
-from gemma_lora.verdict import MARGIN, RULE, Verdict, missing_judgements
+from gemma_lora.verdict import RULE, Verdict
 from gemma_lora.verdict import decide as rule_of
 
 __all__ = ["SCHEMA_VERSION", "decide"]
@@ -57,11 +58,8 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         raise _nothing_scored(run, judge, questions)
     overall = compare(complete, OVERALL)
     assert overall is not None  # `complete` holds at least one pair
-    missing = missing_judgements(
-        *([q.scored[arm].overall for q in questions] for arm in ARMS),
-        clusters=[q.cluster for q in questions],
-    )
-    word = rule_of(overall.difference.ci95, MARGIN)
+    missing = weigh_missing(questions)
+    word = rule_of(overall.difference.ci95, overall.difference.clusters)
     arms = {arm: arm_facts(arm, questions) for arm in ARMS}
     trained = _also_in_training(run, questions, console)
     verdict: dict[str, Any] = {
@@ -97,7 +95,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
         "base_runs_to_limit": _runs_to_limit(arms["base"]),
     }
     verdict["baselines"] = against_baselines(config, run, test, judgements, judge["dimensions"])
-    verdict["aa"] = judge_noise(config, run, test, judgements, overall)
+    verdict["aa"] = judge_noise(config, run, test, judgements)
     verdict["canaries"] = canaries_of(run, judge_slug)
     verdict["other_judges"] = other_judges(run, judge_slug, questions)
     saved = [*_saved_warnings(run, judge_slug), *saved_warnings(config, run)]

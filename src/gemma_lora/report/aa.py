@@ -21,8 +21,8 @@ def brief(verdict: Mapping[str, Any]) -> str | None:
     if not found["n"]:
         return f"judge against itself: {found['note']}"
     text = f"judge against itself: {found['mean_absolute']:.2f} points apart on average"
-    ratio = found["gain_over_noise"]
-    return text if ratio is None else f"{text}; the difference is {ratio:.1f} times that"
+    smallest = found["minimum_detectable"]
+    return text if smallest is None else f"{text}; over all questions it hides under {smallest:.2f}"
 
 
 def sentences(verdict: Mapping[str, Any]) -> list[str]:
@@ -35,7 +35,7 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
     times = (
         "" if found["repeats"] < 2 else f" ({found['repeats']} judgements each time, their mean)"
     )
-    if found["gain_over_noise"] is None:
+    if not found["unequal_share"]:
         return [
             f"Asked twice about the same {found['n']} base answers{times}, the judge gave the same overall scores: "
             "it is perfectly repeatable, which says nothing on whether it is right."
@@ -46,14 +46,14 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
         f"the second time it is {points(found['difference'])} on the whole (95 % interval "
         f"{interval(found['ci95'])})."
     ]
-    lines.append(
-        f"The measured difference of {points(primary['difference'])} is {found['gain_over_noise']:.1f} times "
-        f"that wobble on a single answer, whose standard deviation is {found['within_answer']:.2f}."
-    )
     smallest = found["minimum_detectable"]
-    if smallest is not None:
-        lines.append(
-            f"Over {found['n']} questions the judge's noise alone would hide differences under "
-            f"{smallest:.2f} points."
+    lines.append(
+        f"On a single answer that is a standard deviation of {found['within_answer']:.2f}; "
+        + (
+            "what it makes of the mean cannot be told."
+            if smallest is None
+            else f"over {found['n']} questions it averages out, and alone would hide differences under {smallest:.2f} "
+            f"points. Measured was {points(primary['difference'])}."
         )
+    )
     return lines

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma_lora.decision.baselines import described
+from gemma_lora.decision.robustness import lacking
 from gemma_lora.report.wording import clean, interval, p_value, points, score
 
 __all__ = ["Row", "intro", "rows"]
@@ -17,13 +18,13 @@ __all__ = ["Row", "intro", "rows"]
 _WORDS = {
     "better": "the tuned model is better",
     "worse": "the tuned model is worse",
-    "equivalent": "the tuned model is as good, no better and no worse",
+    "equivalent": "they differ by less than half a point on average, either way",
     "inconclusive": "these answers do not show whether the tuned model is better or worse",
 }
 _OVERLAP_WORDS = {
     "better": "the tuned model comes closer to the reference answers",
     "worse": "the tuned model is further from the reference answers",
-    "equivalent": "the tuned model is as close to the reference answers",
+    "equivalent": "how close they come to the reference answers differs by less than half a point on average",
     "inconclusive": "these answers do not show which comes closer to the reference answers",
 }
 _LABELS = {"better": "tuned better", "worse": "tuned worse"}
@@ -132,9 +133,9 @@ def _made(found: Mapping[str, Any]) -> list[str]:
 
 def _missing(found: Mapping[str, Any]) -> list[str]:
     missing = found["missing"]
-    if not missing["pairs_lost"]:
+    if not missing.get("touched", missing["pairs_lost"]):
         return []
-    text = f"{missing['pairs_lost']} of {missing['questions']} questions lack a score."
+    text = f"{lacking(missing)}."
     if missing["verdict_without"] != found["verdict"]:
         text += (
             f" Without regard to them it would be `{missing['verdict_without']}`; had they been the worst "

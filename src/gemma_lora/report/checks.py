@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemma_lora.decision.robustness import lacking
 from gemma_lora.report.overall import overall_rows
 from gemma_lora.report.wording import interval, p_value, points
+from gemma_lora.statistics.power import ALPHA
 
 __all__ = [
     "Difference",
@@ -22,8 +24,6 @@ __all__ = [
     "other_estimators",
     "power_sentence",
 ]
-
-_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Difference:
     @property
     def marked(self) -> bool:
         """The p-value is below 5 %, after Holm's correction where that is due."""
-        return self.p is not None and self.p < _LEVEL
+        return self.p is not None and self.p < ALPHA
 
     @property
     def worth(self) -> str:
@@ -109,18 +109,17 @@ def power_sentence(verdict: Mapping[str, Any], *, brief: bool = False) -> str:
 def missing_sentence(verdict: Mapping[str, Any]) -> str | None:
     """What the missing judgements could change; None where none is missing."""
     missing = verdict["missing"]
-    if not missing["pairs_lost"]:
+    if not missing.get("touched", missing["pairs_lost"]):
         return None
     low, high = missing["bounds"]
-    noun = "question has" if missing["pairs_lost"] == 1 else "questions have"
     text = (
-        f"{missing['pairs_lost']} of {missing['questions']} {noun} no score for one of the answers or both. "
-        f"Had these scores been the worst possible, the difference would be {points(low)}; the best "
+        f"{lacking(missing)} for one of the answers or both. Had these scores been the worst possible, the difference would be {points(low)}; the best "
         f"possible, {points(high)} (interval over both {interval(missing['bounds_ci95'])}). "
     )
     if not missing["must_agree"]:
         return (
-            text + "They are few and fail alike in both models, so these bounds are only reported."
+            f"{text}They are few, and that they fail more for one model is not shown ({missing['base_only']} of the "
+            f"base's alone, {missing['tuned_only']} of the tuned model's alone), so these bounds are only reported."
         )
     if verdict["verdict"] == missing["verdict_without"]:
         return text + "The verdict is the same in both cases."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma_lora.report.wording import points
+from gemma_lora.statistics.power import ALPHA
 
 __all__ = ["Category", "Lost", "brief", "line_of", "lost"]
 
@@ -201,7 +202,7 @@ def _row(name: str, facts: Mapping[str, Any]) -> Category:
         loss=f"{facts['base_loss']:.2f} → {facts['tuned_loss']:.2f}",
         gain=-facts["difference"],
         ci95=None if ci95 is None else (-ci95[1], -ci95[0]),
-        marked=facts["p_holm"] is not None and facts["p_holm"] < 0.05,
+        marked=facts["p_holm"] is not None and facts["p_holm"] < ALPHA,
         kl=f"{facts['kl']:.3f}",
     )
 

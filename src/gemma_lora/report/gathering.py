@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from gemma_lora.decision.baselines import described, paired_with
 from gemma_lora.decision.pairing import OVERALL, PairedQuestion, pair_up
 from gemma_lora.records import ARMS, Answer, Example, Judgement
 from gemma_lora.report.wording import label
@@ -59,6 +60,8 @@ class Row:
     gain: float | None
     base: Side
     tuned: Side
+    others: tuple[tuple[str, Side], ...]
+    """What the baselines answered, each with the baseline's name."""
 
     @property
     def state(self) -> str:
@@ -132,13 +135,18 @@ class _Metric(BaseModel):
 
 def collect(run: RunDir, verdict: Mapping[str, Any]) -> Material:
     """Read everything for one judge's report."""
+    test = read_jsonl(run.test_rows, Example)
+    file = run.judgements(verdict["judge"]["slug"]) / "judgements.jsonl"
+    judgements, dimensions = read_jsonl(file, Judgement), tuple(verdict["dimensions"])
     questions, _ = pair_up(
-        read_jsonl(run.test_rows, Example),
-        {arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS},
-        read_jsonl(run.judgements(verdict["judge"]["slug"]) / "judgements.jsonl", Judgement),
-        tuple(verdict["dimensions"]),
+        test, {arm: read_jsonl(run.answers(arm), Answer) for arm in ARMS}, judgements, dimensions
     )
-    rows = sorted((_row(question) for question in questions), key=_worst_first)
+    others: dict[str, list[tuple[str, Side]]] = {}
+    for slug, found in verdict["baselines"].items():
+        for question in paired_with(slug, run, test, judgements, dimensions):
+            side = (described(found), _side(question, "base"))
+            others.setdefault(question.id, []).append(side)
+    rows = sorted((_row(q, others.get(q.id, ())) for q in questions), key=_worst_first)
     # a resumed training logs the steps after its checkpoint again: the later line counts
     metrics = read_jsonl(run.metrics, _Metric)
     losses = {m.step: m.loss for m in metrics if m.loss is not None}
@@ -214,7 +222,7 @@ def _text(value: Any) -> str:
     return _limited(str(value))
 
 
-def _row(question: PairedQuestion) -> Row:
+def _row(question: PairedQuestion, others: Sequence[tuple[str, Side]]) -> Row:
     turns = tuple((turn.role, _limited(turn.content)) for turn in question.messages)
     asked = next((t.content for t in reversed(question.messages) if t.role == "user"), "")
     title = " ".join(asked.split())
@@ -229,6 +237,7 @@ def _row(question: PairedQuestion) -> Row:
         gain=question.difference(),
         base=_side(question, "base"),
         tuned=_side(question, "tuned"),
+        others=tuple(others),
     )
 
 

@@ -229,18 +229,19 @@ def _question(row: Row, digits: int) -> str:
     parts += [f"{role}:\n\n{_fence(text)}" for role, text in row.turns]
     if row.reference is not None:
         parts.append(f"reference:\n\n{_fence(row.reference)}")
-    parts += [_side(row.base, digits), _side(row.tuned, digits)]
+    sides = (("base", row.base), ("tuned", row.tuned), *row.others)
+    parts += [_side(_inline(name), side, digits) for name, side in sides]
     return "\n\n".join(parts)
 
 
-def _side(side: Side, digits: int) -> str:
+def _side(name: str, side: Side, digits: int) -> str:
     marks = ["cut off at the token limit"] if side.cut_off else []
     marks += [_inline(flag) for flag in side.flags] + [_inline(reason) for reason in side.reasons]
-    head = f"{side.arm}, scored {score(side.overall, digits)}" + (
+    head = f"{name}, scored {score(side.overall, digits)}" + (
         f" ({'; '.join(marks)})" if marks else ""
     )
     text = _fence(side.answer) if side.answer is not None else "(no answer)"
-    said = f"\n\njudge on {side.arm}:\n\n{_fence(side.reasoning)}" if side.reasoning else ""
+    said = f"\n\njudge on {name}:\n\n{_fence(side.reasoning)}" if side.reasoning else ""
     return f"{head}:\n\n{text}{said}"
 
 

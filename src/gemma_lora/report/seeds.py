@@ -55,6 +55,8 @@ class _Line:
     base: float | None
     tuned: float | None
     n: int
+    lost: str = ""
+    """The word on general knowledge."""
     seconds: float | None = None
     link: str | None = None
 
@@ -111,6 +113,7 @@ def _line(run: Mapping[str, Any], seconds: float | None = None, link: str | None
         run["base_mean"],
         run["tuned_mean"],
         run["n"],
+        (run["forgetting"] or {}).get("verdict", "not measured"),
         seconds,
         link,
     )
@@ -218,13 +221,13 @@ def _markdown(
 def _runs(lines: Sequence[_Line]) -> str:
     reach = max([1.0, *(abs(end) for line in lines for end in line.ci95 or ())])
     rows = [
-        ["run", "verdict", "base", "tuned", "base better · tuned better", "difference", "95 % interval"],
-        ["---", "---", "--:", "--:", ":-:", "--:", "--:"],
+        ["run", "verdict", "base", "tuned", "base better · tuned better", "difference", "95 % interval", "general knowledge"],
+        ["---", "---", "--:", "--:", ":-:", "--:", "--:", "---"],
     ]  # fmt: skip
     for line in lines:
         name = f"[{line.name}]({line.link})" if line.link else f"**{line.name}**"
         drawn = f"`{whisker(line.difference, line.ci95, reach, _WIDTH)}`"
-        figures = [points(line.difference), interval(line.ci95)]
+        figures = [points(line.difference), interval(line.ci95), line.lost]
         rows.append([name, line.verdict, score(line.base), score(line.tuned), drawn, *figures])
     return grid(rows)
 

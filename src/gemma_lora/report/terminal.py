@@ -130,7 +130,7 @@ def _cells(row: Difference, found: Mapping[str, Any] | None) -> tuple[str, ...]:
 def _bounds(verdict: Mapping[str, Any]) -> str:
     """What the missing judgements could make of the difference."""
     missing = verdict["missing"]
-    if not missing["pairs_lost"]:
+    if not missing.get("touched", missing["pairs_lost"]):
         return ""
     low, high = missing["bounds"]
     return f" (difference at their worst {points(low)}, at their best {points(high)})"

@@ -33,13 +33,13 @@ _BIDI = {
 _HEADLINES = {
     "better": "The tuned model answers better than the base model",
     "worse": "The tuned model answers worse than the base model",
-    "equivalent": "The tuned model answers as well as the base model, no better and no worse",
+    "equivalent": "Tuned and base model differ by less than half a point on average, either way",
     "inconclusive": "These answers do not show whether the tuned model is better or worse",
 }
 _OVERLAP_HEADLINES = {
     "better": "The tuned model comes closer to the reference answers than the base model",
     "worse": "The tuned model is further from the reference answers than the base model",
-    "equivalent": "The tuned model is as close to the reference answers as the base model",
+    "equivalent": "How close tuned and base model come to the reference answers differs by less than half a point on average",
     "inconclusive": "These answers do not show whether the tuned model comes closer to the reference answers",
 }
 

@@ -18,7 +18,13 @@ from gemma_lora.statistics.crossed import (
 )
 from gemma_lora.statistics.families import NonInferiority, holm, non_inferiority
 from gemma_lora.statistics.length import LengthAdjusted, length_adjusted
-from gemma_lora.statistics.missing import Bounds, FailureTest, differential_failure, worst_case
+from gemma_lora.statistics.missing import (
+    Bounds,
+    FailureTest,
+    Scores,
+    differential_failure,
+    worst_case,
+)
 from gemma_lora.statistics.power import (
     effective_questions,
     minimum_detectable,
@@ -40,6 +46,7 @@ __all__ = [
     "FailureTest",
     "LengthAdjusted",
     "NonInferiority",
+    "Scores",
     "SeedError",
     "SignFlip",
     "SignTest",

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from gemma_lora.statistics.clustered import Clusters, Numbers, clustered_mean
+from gemma_lora.statistics.clustered import Estimate, Numbers
 
-__all__ = ["Bounds", "FailureTest", "differential_failure", "worst_case"]
+__all__ = ["Bounds", "FailureTest", "Scores", "differential_failure", "worst_case"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One arm's scores and what is missing of them, both of shape (questions,) or (questions, runs)."""
+
+    values: Numbers
+    """The mean of the judgements that succeeded; NaN where none did."""
+    failed: Numbers
+    """Share of its judgements that failed: 1 where the value is NaN, between where some repeats did."""
+
+    @staticmethod
+    def of(values: Sequence[float | None], failed: Sequence[float] | None = None) -> Scores:
+        """From a score for each question, None where it is missing. Raises ValueError for unlike lengths."""
+        scores: Numbers = np.array([np.nan if v is None else v for v in values], dtype=float)
+        gone = np.isnan(scores).astype(float)
+        if failed is not None:
+            if len(failed) != len(values):
+                raise ValueError(f"{len(values)} scores and {len(failed)} shares do not pair")
+            gone = np.maximum(gone, np.asarray(failed, dtype=float))
+        return Scores(scores, gone)
+
+    def filled(self, otherwise: float) -> Numbers:
+        """The scores, had every judgement that failed said `otherwise`."""
+        return (1 - self.failed) * np.nan_to_num(self.values) + self.failed * otherwise
 
 
 @dataclass(frozen=True)
@@ -32,11 +58,12 @@ class Bounds:
     upper: float
     ci95: tuple[float, float] | None
     """Lower end of the interval at the worst filling, upper end at the best: it holds at least 95 %."""
-    n: int
+    clusters: int
 
 
 def differential_failure(
-    base_missing: Sequence[bool], tuned_missing: Sequence[bool]
+    base_missing: Sequence[bool] | NDArray[np.bool_],
+    tuned_missing: Sequence[bool] | NDArray[np.bool_],
 ) -> FailureTest:
     """Exact McNemar test (1947) that both arms fail equally often, over the same questions.
 
@@ -45,7 +72,7 @@ def differential_failure(
     hide one from Fisher's test, which takes the arms for independent. Near-duplicates are counted one
     by one, which errs towards finding a difference, the careful side here.
     """
-    base, tuned = np.asarray(base_missing, dtype=bool), np.asarray(tuned_missing, dtype=bool)
+    base, tuned = (np.asarray(arm, dtype=bool).ravel() for arm in (base_missing, tuned_missing))
     if base.shape != tuned.shape:
         raise ValueError(f"{base.size} base and {tuned.size} tuned judgements do not pair")
     base_only, tuned_only = int((base & ~tuned).sum()), int((tuned & ~base).sum())
@@ -55,31 +82,24 @@ def differential_failure(
 
 
 def worst_case(
-    base: Sequence[float | None],
-    tuned: Sequence[float | None],
-    clusters: Sequence[Hashable] | None = None,
+    base: Scores,
+    tuned: Scores,
+    estimate: Callable[[Numbers], Estimate],
     *,
     low: float,
     high: float,
 ) -> Bounds:
-    """Manski's bounds (1990) of the mean difference, scores between `low` and `high`, None missing.
+    """Manski's bounds (1990) of the mean difference, scores between `low` and `high`.
 
-    The interval takes the outer ends of the cluster-robust intervals at both fillings (Horowitz &
-    Manski 2000), so it allows for the sample as well as for whatever the missing scores were.
+    `estimate` takes the differences, of the shape of the scores, and is the estimator that decides. The
+    interval takes the outer ends of its intervals at both fillings (Horowitz & Manski 2000), so it allows for
+    the sample as well as for whatever the missing scores were.
     """
-    first: Numbers = np.array([np.nan if v is None else v for v in base], dtype=float)
-    second: Numbers = np.array([np.nan if v is None else v for v in tuned], dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"{first.size} base scores and {second.size} tuned scores do not pair")
-    Clusters(clusters, int(first.size))  # refuses names that do not pair
-
-    def fill(missing_base: float, missing_tuned: float) -> Numbers:
-        filled = np.where(np.isnan(second), missing_tuned, second)
-        return filled - np.where(np.isnan(first), missing_base, first)
-
-    span = high - low
-    worst = clustered_mean(fill(high, low), clusters, low=-span, high=span)
-    best = clustered_mean(fill(low, high), clusters, low=-span, high=span)
+    if base.values.shape != tuned.values.shape:
+        sizes = base.values.shape, tuned.values.shape
+        raise ValueError(f"base scores of shape {sizes[0]} and tuned of {sizes[1]} do not pair")
+    worst = estimate(tuned.filled(low) - base.filled(high))
+    best = estimate(tuned.filled(high) - base.filled(low))
     ends = (worst.ci95, best.ci95)
     outer = None if ends[0] is None or ends[1] is None else (ends[0][0], ends[1][1])
-    return Bounds(worst.mean, best.mean, outer, int(first.size))
+    return Bounds(worst.mean, best.mean, outer, worst.clusters)

@@ -717,3 +717,22 @@ def test_a_server_that_fails_on_a_system_message_is_asked_without_one(
     assert len(server.chats) == 2 + 8, "the failing form is tried with the first answer only"
     assert "You are an examiner" in server.chats[-1].user
     assert stream.getvalue().count("trying without a system message") == 1
+
+
+def test_requests_that_were_under_way_meanwhile_are_asked_without_one_too(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """The first request takes longer than its head start, so others go out in the form that fails."""
+
+    def plan(seen: Seen) -> Act | None:
+        systemic = any(turn["role"] == "system" for turn in seen.body.get("messages", ()))
+        if systemic:
+            return Act(status=500, body="Internal Server Error", delay=0.4)
+        return None
+
+    server.plan = plan
+    config = configured(server.name, judge_retries=2, judge_concurrency=16)
+    folder = judging.judge(config, make_run(16), Console(quiet=True), backoff=0.2)
+    rows = read_jsonl(folder / "judgements.jsonl", Judgement)
+    assert len(rows) == 32
+    assert all(row.overall for row in rows), {row.unscored_reason for row in rows}

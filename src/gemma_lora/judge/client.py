@@ -168,9 +168,14 @@ class ServerAsker:
                 continue
             except NoReply as silence:
                 # servers whose chat template knows no system role (Gemma 1 and 2) may fail instead of refusing
+                failed = dialect.system and str(silence).startswith(_FAILED)
+                if failed and not lower and self._proven and not self._dialect.system:
+                    dialect = self._dialect  # the first request found it out meanwhile
+                    tried.add(dialect)
+                    lost += silence.usage
+                    continue
                 early = self._first is None or not self._first.done()
-                maybe = early and dialect.system and str(silence).startswith(_FAILED)
-                if self._proven or not maybe:
+                if self._proven or not (early and failed):
                     raise NoReply(str(silence), silence.usage + lost) from None
                 self._console.note(
                     f"the judge's server fails ({silence}); trying without a system message"

@@ -13,6 +13,7 @@ from support.made_run import SLUG, make_config, make_run
 
 from gemma_lora.console import Console
 from gemma_lora.decision import decide, foresee
+from gemma_lora.decision.caveats import too_few
 from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import DIMENSIONS, Answer, Example, Judgement, Message
 from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_json, write_jsonl
@@ -488,3 +489,21 @@ class TestPower:
         made.answers["base"] = [answer(row(i, cluster="c")) for i in range(40)]
         made.decide()
         assert "can show no difference" in foresee(made.run, "k").sentence
+
+
+@pytest.mark.parametrize(
+    ("clusters", "ci95", "told"),
+    [
+        (5, [2.0, 3.0], "Only 5 unlike groups of questions were compared. Below 6"),
+        (1, None, "Only 1 unlike group of questions was compared"),
+        (10, [-0.4, 0.2], "lies within 0.5 points of 0, but from 10 unlike questions"),
+        (30, [-0.4, 0.2], None),
+        (10, [0.1, 0.3], None),
+        (10, [-0.6, 0.2], None),
+        (6, [2.0, 3.0], None),
+    ],
+)
+def test_why_few_questions_decide_little_is_said(clusters, ci95, told):
+    (*lines,) = too_few({"clusters": clusters, "ci95": ci95, "margin": 0.5})
+    assert bool(lines) == bool(told)
+    assert told is None or told in lines[0]

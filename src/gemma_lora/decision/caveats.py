@@ -17,7 +17,7 @@ from gemma_lora.decision.pairing import PairedQuestion
 from gemma_lora.decision.robustness import lacking
 from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.records import ARMS
-from gemma_lora.verdict import FAILURE_P, FEWEST, MISSING_SHARE
+from gemma_lora.verdict import FAILURE_P, FEWEST, FEWEST_EQUIVALENT, MISSING_SHARE
 
 __all__ = ["ONE_SEED", "caveats", "of_the_setting", "too_few"]
 
@@ -196,8 +196,15 @@ def _missing(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def too_few(primary: Mapping[str, Any]) -> list[str]:
-    """Why nothing is decided from a handful of questions, whatever the interval says."""
-    groups = primary["clusters"]
+    """Why little is decided from a handful of questions, whatever the interval says."""
+    groups, ci95, margin = primary["clusters"], primary["ci95"], primary["margin"]
+    inside = ci95 is not None and -margin < ci95[0] <= 0 <= ci95[1] < margin
+    if FEWEST <= groups < FEWEST_EQUIVALENT and inside:
+        return [
+            f"The interval lies within {margin:g} points of 0, but from {groups} unlike questions that is no proof: a "
+            "few hardly ever hold the rare ones that change much. "
+            f"So the verdict is `inconclusive`; `equivalent` takes {FEWEST_EQUIVALENT}."
+        ]
     if groups >= FEWEST:
         return []
     noun = "group of questions was" if groups == 1 else "groups of questions were"

@@ -204,7 +204,9 @@ def _trained(job: _Job, world: World, console: Console) -> _Trained:
     if path is None:  # proven here too, on this process's device
         _choose_path(model, job, world, weights, console)
     return_freed_blocks()  # those of the check are smaller than training's, which has no use for them
-    if not job.sharded:
+    if decided.gradient_checkpointing:  # asked for, or taken, because memory is short
+        map_large_blocks()
+    elif not job.sharded:
         reuse_freed_blocks()
     console.note(
         f"{size:,} trainable parameters; loss {start:.3f} on a slice before training; "

@@ -93,11 +93,11 @@ class LlmScorer:
         self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target
-        self._config = config
         self._asker = asker
         self._cache = cache
         self._console = console
-        self._identity = digest(self.identity())
+        self._decides = self.identity_of(target, config, rubric)
+        self._identity = digest(self._decides)
         self._snapshot = cache.snapshot(self._identity) if cache else None
         self._under_way: dict[str, asyncio.Future[Outcome]] = {}
         self._models: list[str] = []
@@ -106,10 +106,15 @@ class LlmScorer:
 
     @staticmethod
     def identity_of(target: Target, config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
-        scoring = {"scoring": EXPECTED} if target.backend == "hf" else {}
+        """What decides the replies. Of a model in this process that is its files, whatever the name."""
+        own: dict[str, Any] = {}
+        if target.backend == "hf":
+            from gemma_lora.judge.hf import snapshot
+
+            own = {"scoring": EXPECTED, "weights": snapshot(target.model)}
         return {
             "backend": target.backend,
-            **scoring,
+            **own,
             **(facts_of(target.plugin) if target.plugin else {}),
             "address": target.address,
             "model": target.model,
@@ -121,7 +126,7 @@ class LlmScorer:
         }
 
     def identity(self) -> dict[str, Any]:
-        return self.identity_of(self._target, self._config, self.rubric)
+        return self._decides
 
     def is_cached(self, fields: str) -> bool:
         """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""

@@ -169,7 +169,10 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
 
 
 def fingerprint(config: JudgeConfig) -> str:
-    """Digest of all that decides this judge's scores (model, prompt, schema, replay file, repeats); asks nobody."""
+    """Digest of all that decides this judge's scores (model, prompt, schema, replay file, repeats); asks no judge.
+
+    For a model of the hub that is to run in this process, it asks the hub for the commit.
+    """
     target = resolve(config.judge)
     repeated = [config.repeats] if _repeatable(target) and config.repeats > 1 else []
     return digest(_identity(target, config), *repeated)

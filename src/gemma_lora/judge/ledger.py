@@ -25,7 +25,9 @@ from gemma_lora.records import Judgement
 from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["Entry", "Ledger", "Spent", "Tally", "UsageLine"]
+__all__ = ["INPUTS", "Entry", "Ledger", "Spent", "Tally", "UsageLine", "text_name"]
+
+INPUTS = "inputs.json"
 
 Entry = tuple[Key, Outcome, Judgement | None]
 """What the engine records: no judgement where an outcome only took something."""
@@ -110,7 +112,7 @@ class Ledger:
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
         self.usage = folder / "usage.jsonl"
-        self._inputs = folder / "inputs.json"
+        self._inputs = folder / INPUTS
         self._items = items
         self._noun = noun
         self.known: set[Key] = set()
@@ -178,7 +180,7 @@ class Ledger:
         return total
 
     def _open(self, identity: dict[str, Any], console: Console) -> None:
-        texts = {_name(key): text for key, text in self._items.digests.items()}
+        texts = {text_name(key): text for key, text in self._items.digests.items()}
         now = {"identity": digest(identity), "texts": texts}
         before = read_saved(self._inputs) if self._inputs.exists() else {}
         same = before.get("identity") == now["identity"]
@@ -198,7 +200,7 @@ class Ledger:
         for key in last:
             if not same:
                 break
-            if key in wanted and old.get(_name(key)) == wanted[key]:
+            if key in wanted and old.get(text_name(key)) == wanted[key]:
                 self.known.add(key)
             elif key[1] not in self._items.arms:
                 left_out += 1
@@ -292,5 +294,6 @@ def _key(row: Judgement) -> Key:
     return (row.id, row.arm, row.repeat)
 
 
-def _name(key: Key) -> str:
+def text_name(key: Key) -> str:
+    """How inputs.json names the text of `key`."""
     return " ".join(map(str, key))

@@ -29,7 +29,7 @@ from gemma_lora.judge.ledger import Ledger, Spent, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.plugins import PluginAsker
-from gemma_lora.judge.replay import ReplayScorer
+from gemma_lora.judge.replay import OTHER, ReplayScorer
 from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import AGAIN, ARMS, Judgement, Message
 from gemma_lora.rubric import Rubric, load_rubric
@@ -109,6 +109,8 @@ def _judge(
         run_async(work)
     tally = ledger.close()
     _warn_of_silent_arms(items.arms, tally, console)
+    if isinstance(scorer, ReplayScorer):
+        _warn_of_other_answers(scorer, tally, console)
     found = _canary_facts(target, canaries, planted)
     spent = ledger.spent(console) + planted.spent(console)
     facts = _facts(target, scorer, ledger, tally, items.arms, spent, prices, console, folder)
@@ -444,6 +446,19 @@ def _warn_of_silent_arms(arms: Sequence[str], tally: Tally, console: Console) ->
                 f"not one {'base answer' if arm == AGAIN else 'answer'} could be scored {what}, so there is "
                 "no comparison with it; the reasons are in judge.json"
             )
+
+
+def _warn_of_other_answers(scorer: ReplayScorer, tally: Tally, console: Console) -> None:
+    if not scorer.is_checked:
+        console.warn(
+            "nothing beside the replayed file says which answers its judgements were made for (inputs.json), so "
+            "that they are these could not be checked"
+        )
+    elif tally.reasons[OTHER]:
+        console.warn(
+            f"{tally.reasons[OTHER]} replayed judgements were made for other answers than those here, which stay "
+            "unscored"
+        )
 
 
 def _require_some(target: Target, tally: Tally) -> None:

@@ -57,9 +57,10 @@ class Estimate:
     ) -> Estimate:
         """`chars`: lengths of a sample of the prompts; `before`: what this judge took so far."""
         mean = sum(chars) / max(1, len(chars))
-        known = before.requests >= 5 and before.output > 0
-        into = before.input / before.requests if known else mean / _CHARS_A_TOKEN
-        out = before.output / before.requests if known else min(_REPLY_TOKENS, limit)
+        counted = before.requests - before.uncounted
+        known = counted >= 5 and before.output > 0
+        into = before.input / counted if known else mean / _CHARS_A_TOKEN
+        out = before.output / counted if known else min(_REPLY_TOKENS, limit)
         expected = Usage(requests, round(requests * into), round(requests * out))
         bound = Usage(requests, expected.input, requests * limit)
         return cls(
@@ -74,10 +75,11 @@ class Estimate:
 
 
 class Budget:
-    """`most` dollars; `spent`: what earlier calls took."""
+    """`most` dollars; `spent`: what earlier calls took, and at most where they could not tell."""
 
     def __init__(self, most: float, prices: tuple[float, float], spent: Usage) -> None:
-        self.spent = (spent.input * prices[0] + spent.output * prices[1]) / 1e6
+        known = spent.at_most
+        self.spent = (known.input * prices[0] + known.output * prices[1]) / 1e6
         self.lost = 0
         """Requests whose reply was lost."""
         self._most = most

@@ -63,6 +63,16 @@ class Usage:
     output: int = 0
     lost: int = 0
     """Requests that were sent and whose reply never came; the server may have charged for them."""
+    uncounted: int = 0
+    """Replies, among `requests`, that did not say what they took."""
+    most_input: int = 0
+    """With `most_output`: what the lost and the uncounted ones together can have taken at most."""
+    most_output: int = 0
+
+    @property
+    def at_most(self) -> Usage:
+        """The same with what is not known at its most."""
+        return Usage(self.requests, self.input + self.most_input, self.output + self.most_output)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -70,6 +80,9 @@ class Usage:
             self.input + other.input,
             self.output + other.output,
             self.lost + other.lost,
+            self.uncounted + other.uncounted,
+            self.most_input + other.most_input,
+            self.most_output + other.most_output,
         )
 
 

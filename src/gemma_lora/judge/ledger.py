@@ -2,7 +2,8 @@
 
 Writes into judgements/<judge>/: `judgements.jsonl` (one Judgement a line; while the stage works the
 last line of a question, arm and repeat counts; when it is done the file is put in order with one line
-each), `usage.jsonl` (of every reply, paid or from the cache: tokens, the judge's snapshot, the rung)
+each), `usage.jsonl` (of every reply, paid or from the cache: tokens, the judge's snapshot, the rung; it
+only ever grows, since what was paid stays paid)
 and `inputs.json` (the judge's identity and a digest of each text that was judged). Judgements of
 another identity or of an answer that has changed since are dropped, with a notice; those without a
 reply are asked again. In memory is one entry for each judgement, never its text.
@@ -45,6 +46,11 @@ class UsageLine(BaseModel):
     output: int
     cached: bool
     lost: int = 0
+    uncounted: int = 0
+    most_input: int = 0
+    most_output: int = 0
+    judge: str | None = None
+    """The identity of the judge that was asked, shortened."""
     model: str | None = None
     fingerprint: str | None = None
     rung: str | None = None
@@ -52,7 +58,7 @@ class UsageLine(BaseModel):
 
 @dataclass
 class Spent:
-    """All that a folder's judgements took, over all calls."""
+    """All that a folder's judgements took, over all calls; the rest is of its present identity."""
 
     usage: Usage = field(default_factory=Usage)
     cached: int = 0
@@ -134,6 +140,10 @@ class Ledger:
                 input=outcome.usage.input,
                 output=outcome.usage.output,
                 lost=outcome.usage.lost,
+                uncounted=outcome.usage.uncounted,
+                most_input=outcome.usage.most_input,
+                most_output=outcome.usage.most_output,
+                judge=self._judge,
                 cached=outcome.cached,
                 model=outcome.model,
                 fingerprint=outcome.fingerprint,
@@ -166,10 +176,20 @@ class Ledger:
         return tally
 
     def spent(self, console: Console) -> Spent:
-        """Everything this folder's judgements took, over all calls."""
+        """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += Usage(line.requests, line.input, line.output, line.lost)
+            total.usage += Usage(
+                line.requests,
+                line.input,
+                line.output,
+                line.lost,
+                line.uncounted,
+                line.most_input,
+                line.most_output,
+            )
+            if line.judge not in (None, self._judge):
+                continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached
             if line.model:
                 total.models[line.model] += 1
@@ -182,6 +202,7 @@ class Ledger:
     def _open(self, identity: dict[str, Any], console: Console) -> None:
         texts = {text_name(key): text for key, text in self._items.digests.items()}
         now = {"identity": digest(identity), "texts": texts}
+        self._judge = now["identity"][:16]
         before = read_saved(self._inputs) if self._inputs.exists() else {}
         same = before.get("identity") == now["identity"]
         old: dict[str, str] = before.get("texts", {})
@@ -222,8 +243,6 @@ class Ledger:
             console.note(f"{more} earlier {self._noun} are further repeats, which are left out now")
         if gone:
             console.note(f"{gone} earlier {self._noun} are of what is no longer asked: left out")
-        if not same:
-            self.usage.unlink(missing_ok=True)
         for _ in iter_jsonl(self.usage, UsageLine, console):
             break  # drops a torn last line before more are appended
         again = silent & self.known

@@ -37,8 +37,6 @@ from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json
 
 __all__ = ["arms_of", "fingerprint", "judge", "probe"]
 
-_LONG_PROMPT = 4096
-"""Tokens assumed for a prompt whose reply was lost, where no other prompt was counted."""
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
 
@@ -218,10 +216,7 @@ def _repeats(target: Target, config: JudgeConfig, console: Console) -> int:
 def _budget(config: JudgeConfig, spent: Usage) -> Budget | None:
     if config.max_cost is None or config.price_input is None or config.price_output is None:
         return None
-    # replies that were lost in earlier calls: a prompt of the usual length and a reply of the longest
-    into = spent.input // spent.requests if spent.requests else _LONG_PROMPT
-    lost = Usage(0, spent.lost * into, spent.lost * config.judge_max_tokens)
-    return Budget(config.max_cost, (config.price_input, config.price_output), spent + lost)
+    return Budget(config.max_cost, (config.price_input, config.price_output), spent)
 
 
 def _uncached_first(
@@ -250,7 +245,7 @@ def _uncached_first(
         planted = sum(key[1] not in ARMS for key in asked)
         among = f", {planted} of them for canaries (--canaries)" if planted else ""
         console.note(estimate.sentence() + among)
-        spent = cost(before, prices) or 0.0
+        spent = cost(before.at_most, prices) or 0.0
         if config.max_cost is not None and spent + (estimate.dollars or 0.0) > config.max_cost:
             console.note(
                 f"that is likely more than --max-cost ${config.max_cost:g} allows"
@@ -371,8 +366,10 @@ def _facts(
         "certainty": tally.certainty,
         "requests": usage.requests,
         "requests_lost": usage.lost,
+        "requests_uncounted": usage.uncounted,
         "tokens": {"input": usage.input, "output": usage.output},
         "cost": cost(usage, prices) if scorer.is_llm else None,
+        "cost_at_most": cost(usage.at_most, prices) if scorer.is_llm else None,
         "cached": spent.cached,
         "warnings": list(dict.fromkeys([*(before["warnings"] if same else []), *console.warnings])),
     }
@@ -408,6 +405,12 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
         console.note(
             f"{facts['requests_lost']} requests were sent whose reply never came; the server may have "
             "charged for them"
+        )
+    if facts["requests_uncounted"]:
+        console.note(
+            f"{facts['requests_uncounted']} replies did not say what they took, so tokens and cost are without "
+            "them"
+            + ("" if facts["cost_at_most"] is None else f" (at most ${facts['cost_at_most']:.4f})")
         )
     if facts.get("rungs"):
         counts = [f"{name} ({count})" for name, count in facts["rungs"].items()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from gemma_lora.config import JudgeConfig
@@ -34,7 +34,7 @@ from gemma_lora.records import Certainty
 from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts"]
+__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts", "warning_of_change"]
 
 EXPECTED = "expected score over 1 to 10 from token probabilities"
 LEAST_MASS, LITTLE_MASS = 0.05, 0.5
@@ -238,10 +238,7 @@ class LlmScorer:
             return
         self._models.append(model)
         if len(self._models) == 2:
-            self._console.warn(
-                f"the judge changed while it judged: it called itself {' and then '.join(self._models)}; "
-                "scores of both are in this verdict"
-            )
+            self._console.warn(warning_of_change(self._models))
 
     def _unheard(self, reason: str) -> None:
         """Stop where nothing comes back any more, rather than wait out every single answer."""
@@ -257,6 +254,14 @@ class LlmScorer:
             )
             self._asker.end(error)
             raise error
+
+
+def warning_of_change(models: Sequence[str]) -> str:
+    """`models`: what the judge called itself, in this order."""
+    return (
+        f"the judge changed while it judged: it called itself {' and then '.join(models)}; "
+        "scores of both are in this verdict"
+    )
 
 
 def rubric_facts(rubric: Rubric) -> dict[str, Any]:

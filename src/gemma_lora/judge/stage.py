@@ -18,7 +18,7 @@ from gemma_lora.baselines import parse
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, JudgeError
-from gemma_lora.judge.asked import Asker, LlmScorer
+from gemma_lora.judge.asked import Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.canaries import FOLDER, Canaries, Mixture, measured, not_measured
@@ -105,6 +105,7 @@ def _judge(
         write_text(folder / "rubric.yaml", scorer.rubric.text)
     if todo:
         run_async(work)
+    _require_all(target, answers.open_keys)
     tally = ledger.close()
     _warn_of_silent_arms(items.arms, tally, console)
     if isinstance(scorer, ReplayScorer):
@@ -302,7 +303,7 @@ def _scorer(
         asker = ModelAsker(target.model, config, console)
         architecture = asker.architecture
     elif target.plugin:
-        asker = PluginAsker(target.plugin, target.model, config)
+        asker = PluginAsker(target.plugin, target.model, config, console, budget)
     else:
         from gemma_lora.judge.client import ServerAsker
 
@@ -343,6 +344,9 @@ def _facts(
             "rung": spent.rungs.most_common(1)[0][0] if spent.rungs else None,
             "rungs": dict(spent.rungs.most_common()),
         }
+        told = warning_of_change([])[:30]
+        if len(spent.models) > 1 and not any(w.startswith(told) for w in console.warnings):
+            console.warn(warning_of_change(list(spent.models)))  # between two calls of the command
     repeats = max((key[2] for key in ledger.known), default=0) + 1
     return {
         "schema_version": 1,
@@ -461,6 +465,16 @@ def _warn_of_other_answers(scorer: ReplayScorer, tally: Tally, console: Console)
         console.warn(
             f"{tally.reasons[OTHER]} replayed judgements were made for other answers than those here, which stay "
             "unscored"
+        )
+
+
+def _require_all(target: Target, left: Sequence[Key]) -> None:
+    """JudgeError where judging ended before its end and nothing said why: a part must not pass for the whole."""
+    if left:
+        raise JudgeError(
+            f"{len(left)} answers were not judged, and nothing says why: judging ended too early",
+            where=target.name,
+            remedy="run the same command again: what was judged is kept",
         )
 
 

@@ -20,13 +20,29 @@ from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Certainty, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
-__all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Source", "Usage", "ordered"]
+__all__ = [
+    "NO_REPLY",
+    "Item",
+    "Items",
+    "Key",
+    "Outcome",
+    "Scorer",
+    "Source",
+    "Usage",
+    "no_reply",
+    "ordered",
+]
 
 Key = tuple[str, str, int]
 """Question id, arm, repeat (from 0)."""
 
 NO_REPLY = "no reply: "
 """Unscored reasons that begin so are faults of the way, not of the judge; they are asked again."""
+
+
+def no_reply(reason: str | None) -> bool:
+    """Whether this is why an answer is unscored."""
+    return (reason or "").startswith(NO_REPLY)
 
 
 @dataclass(frozen=True)
@@ -112,10 +128,6 @@ class Outcome:
     @classmethod
     def unscored(cls, reason: str, usage: Usage | None = None) -> Outcome:
         return cls(unscored_reason=reason, usage=usage or Usage())
-
-    @property
-    def no_reply(self) -> bool:
-        return (self.unscored_reason or "").startswith(NO_REPLY)
 
     def as_judgement(
         self, item: Item, flags: tuple[str, ...], dimensions: Sequence[str] = DIMENSIONS

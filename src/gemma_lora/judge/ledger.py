@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gemma_lora.console import Console
-from gemma_lora.judge.items import NO_REPLY, Key, Outcome, Source, Usage
+from gemma_lora.judge.items import Key, Outcome, Source, Usage, no_reply
 from gemma_lora.records import Judgement
 from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
@@ -214,7 +214,7 @@ class Ledger:
             key = _key(row)
             last[key] = total
             total += 1
-            if (row.unscored_reason or "").startswith(NO_REPLY):
+            if no_reply(row.unscored_reason):
                 silent.add(key)
             else:
                 silent.discard(key)

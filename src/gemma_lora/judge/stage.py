@@ -21,9 +21,9 @@ from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.judge.asked import Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
-from gemma_lora.judge.canaries import FOLDER, Canaries, Mixture, measured, not_measured
+from gemma_lora.judge.canaries import FOLDER, PLANTED, Canaries, Mixture, measured, not_measured
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
-from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
+from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, no_reply, ordered
 from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.judge.ledger import Ledger, Spent, Tally
 from gemma_lora.judge.lexical import LexicalScorer
@@ -154,7 +154,7 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
                 f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
             )
             return
-        unreachable = reason.startswith(NO_REPLY)
+        unreachable = no_reply(reason)
         raise JudgeError(
             f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
             f"{reason.removeprefix(NO_REPLY)}",
@@ -243,7 +243,7 @@ def _uncached_first(
         chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
         prices = (config.price_input, config.price_output)
         estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
-        planted = sum(key[1] not in ARMS for key in asked)
+        planted = sum(key[1] in PLANTED for key in asked)
         among = f", {planted} of them for canaries (--canaries)" if planted else ""
         console.note(estimate.sentence() + among)
         spent = cost(before.at_most, prices) or 0.0
@@ -381,7 +381,7 @@ def _facts(
 
 def _silent(reasons: Mapping[str, int]) -> int:
     """How many had no reply, so that asking again may help."""
-    return sum(count for why, count in reasons.items() if why.startswith(NO_REPLY))
+    return sum(count for why, count in reasons.items() if no_reply(why))
 
 
 def _canary_facts(target: Target, canaries: Canaries, planted: Ledger) -> dict[str, Any]:
@@ -482,7 +482,7 @@ def _require_some(target: Target, tally: Tally) -> None:
     empty = [arm for arm in ARMS if not tally.scored[arm]]
     if not empty:
         return
-    silent = next((why for why, _ in tally.reasons.most_common() if why.startswith(NO_REPLY)), None)
+    silent = next((why for why, _ in tally.reasons.most_common() if no_reply(why)), None)
     raise JudgeError(
         f"not one {' and not one '.join(empty)} answer could be scored",
         where=target.name,

@@ -97,7 +97,8 @@ class LlmScorer:
         self._cache = cache
         self._console = console
         self._decides = self.identity_of(target, config, rubric)
-        self._identity = digest(self._decides)
+        # weights and name of the rubric are not in the prompt, so replies serve whatever they are
+        self._identity = digest({**self._decides, "rubric": rubric.asked})
         self._snapshot = cache.snapshot(self._identity) if cache else None
         self._under_way: dict[str, asyncio.Future[Outcome]] = {}
         self._models: list[str] = []

@@ -204,3 +204,24 @@ def test_a_server_that_counts_more_than_was_sent_is_believed() -> None:
         assert await budget.hold(100, 100) == pytest.approx(1.01)
 
     asyncio.run(go())
+
+
+def test_rounding_does_not_make_the_last_request_wait_for_ever() -> None:
+    import asyncio
+    import random
+
+    async def go(seed: int) -> None:
+        draw = random.Random(seed)
+        budget, held = Budget(1e6, (1e6, 0.0), Usage()), []
+        for _ in range(20_000):
+            if len(held) == 256:
+                budget.settle(held.pop(draw.randrange(256)), 1, Usage(1))
+            held.append(await budget.hold(draw.uniform(0.05, 1.5), 0))  # type: ignore[arg-type]
+        for one in held:
+            budget.settle(one, 1, Usage(1))
+        with pytest.raises(JudgeError, match="is reached"):
+            await asyncio.wait_for(budget.hold(2_000_000, 0), 5)
+        assert await budget.hold(999_999, 0) == 999_999
+
+    for seed in range(3):
+        asyncio.run(go(seed))

@@ -84,7 +84,7 @@ class Budget:
         """Requests whose reply was lost."""
         self._most = most
         self._prices = prices
-        self._held = 0.0
+        self._held, self._under_way = 0.0, 0
         self._stretch = 1.0
         self._gate = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -96,15 +96,18 @@ class Budget:
                 dollars = self._dollars(input_tokens * self._stretch, output_tokens)
                 if self.spent + self._held + dollars <= self._most:
                     self._held += dollars
+                    self._under_way += 1
                     return dollars
-                if self._held <= 1e-12:
+                if not self._under_way:
                     raise self._spent_up(dollars)
                 self._settled.clear()
                 await self._settled.wait()
 
     def settle(self, held: float, bound: int, usage: Usage | None) -> None:
         """The request ended: `usage` as the server counted it, None where the reply was lost."""
-        self._held = max(0.0, self._held - held)
+        self._under_way -= 1
+        # from nothing each time that nothing is under way: what rounding leaves would never be released
+        self._held = max(0.0, self._held - held) if self._under_way else 0.0
         if usage is None:
             self.lost += 1
             self.spent += held

@@ -59,6 +59,11 @@ class Asker(Protocol):
         """Requests at once now."""
         ...
 
+    @property
+    def temperature(self) -> int | None:
+        """What is asked for; None where the model does not take one, or nobody can say."""
+        ...
+
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply: ...
 
     def judged(self, reply: Reply, usable: bool) -> None:
@@ -174,6 +179,8 @@ class LlmScorer:
             **rubric_facts(self.rubric),
             "scoring": self.identity().get("scoring", "integers as written"),
             "parameters": self.identity()["parameters"],
+            # beside what was asked for, by which runs are compared: a run from the cache cannot tell
+            "temperature": self._asker.temperature,
         }
 
     async def close(self) -> None:

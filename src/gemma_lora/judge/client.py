@@ -101,6 +101,10 @@ class ServerAsker:
     def width(self) -> int:
         return int(self.pace.width)
 
+    @property
+    def temperature(self) -> int | None:
+        return 0 if self._dialect.temperature else None
+
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply:
         """One usable or faulty reply. `lower`: one rung down; `longer`: four times the token limit.
 

@@ -67,6 +67,7 @@ class ModelAsker:
     """Puts prompts to one model in this process."""
 
     concurrency = width = 1
+    temperature: int | None = 0
 
     def __init__(self, name: str, config: JudgeConfig, console: Console) -> None:
         self._name = name

@@ -95,6 +95,9 @@ def facts_of(name: str) -> dict[str, Any]:
 class PluginAsker:
     """Puts prompts to a plug-in's backend."""
 
+    temperature: int | None = None
+    """That is up to the plug-in, which is told of none."""
+
     def __init__(
         self,
         name: str,

@@ -337,6 +337,9 @@ def _facts(
     before = read_saved(path) if path.exists() else {}
     same = before.get("identity") == digest(scorer.identity())
     usage, seen = spent.usage, {}
+    own = scorer.facts()
+    if same and "temperature" in own and before.get("temperature", 0) is None:
+        own["temperature"] = None  # found out by an earlier call
     if isinstance(scorer, LlmScorer):
         seen = {
             "snapshot": ", ".join(sorted(spent.models)) or None,
@@ -357,7 +360,7 @@ def _facts(
         "address": target.address if target.is_llm else None,
         "model": target.model,
         "identity": digest(scorer.identity()),
-        **scorer.facts(),
+        **own,
         **seen,
         "judged": tally.judged,
         "scored": sum(tally.scored.values()),

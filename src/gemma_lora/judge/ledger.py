@@ -201,10 +201,11 @@ class Ledger:
 
     def _open(self, identity: dict[str, Any], console: Console) -> None:
         texts = {text_name(key): text for key, text in self._items.digests.items()}
-        now = {"identity": digest(identity), "texts": texts}
-        self._judge = now["identity"][:16]
+        whole = digest(identity)
+        now = {"identity": whole, "texts": texts}
+        self._judge = whole[:16]
         before = read_saved(self._inputs) if self._inputs.exists() else {}
-        same = before.get("identity") == now["identity"]
+        same = before.get("identity") == whole
         old: dict[str, str] = before.get("texts", {})
         wanted = self._items.digests
         last: dict[Key, int] = {}

@@ -304,8 +304,8 @@ def test_other_weights_ask_nothing_again(
         file = tmp_path / f"{weight}.yaml"
         file.write_text(
             "name: tone\ndimensions:\n"
-            f"  politeness: {{question: polite?, anchors: {{2: rude, 10: warm}}, weight: {weight}}}\n"
-            "  brevity: {question: short?, anchors: {2: no, 10: yes}}\n"
+            f"  politeness: {{question: 'polite?', anchors: {{2: rude, 10: warm}}, weight: {weight}}}\n"
+            "  brevity: {question: 'short?', anchors: {2: no, 10: yes}}\n"
         )
         folders.append(judging.judge(configured(server.name, rubric=str(file)), run, QUIET))
     assert len(server.chats) == 8

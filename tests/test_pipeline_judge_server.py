@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 from support.judge_server import Act, JudgeServer, Seen, right_scores
-from support.processes import CliServer
+from support.processes import CliServer, Stop
 from support.small_runs import FAST, contents, write_rows
 
 from gemma_lora.judge import slug
@@ -226,6 +227,30 @@ def test_another_judge_stands_beside_the_first(copy: Path, cli: CliServer, tmp_p
     back = cli.run(["judge", copy.name], cwd=copy.parent)
     assert back.code == 0, back.err
     assert "[judge-lexical] done before" in back.err
+
+
+def test_an_interrupted_judging_anew_leaves_no_verdict_on_what_is_gone(
+    copy: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    """Other settings drop the judgements; verdict and report of this judge go with them, no other's do."""
+    env = {"GEMMA_LORA_CACHE": str(tmp_path)}
+    with JudgeServer() as server:
+        argv = ["judge", copy.name, "--judge", server.name, "--canaries", "0"]
+        done = cli.run(argv, cwd=copy.parent, env=env)
+        assert done.code == 0, done.err
+        folder = copy / "judgements" / slug(server.name)
+        told = [folder / name for name in ("verdict.json", "report.html", "report.md")]
+        others = [copy / name for name in ("verdict.json", "report.html", "report.md")]
+        assert all(file.exists() for file in [*told, *others])
+        again = [*argv, "--judge-max-tokens", "2048"]
+        stop = Stop("write", "/judgements.jsonl", 2)
+        killed = cli.run(again, cwd=copy.parent, env=env, kill=stop)
+        assert killed.code == -signal.SIGKILL, killed.err
+        assert not [file for file in told if file.exists()]
+        assert all(file.exists() for file in others)
+        done = cli.run(again, cwd=copy.parent, env=env)
+        assert done.code == 0, done.err
+        assert all(file.exists() for file in [*told, *others])
 
 
 def test_a_rubric_of_ones_own_judges_beside_the_first(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gemma_lora import decision, provenance, report
 from gemma_lora import judge as judging
@@ -30,7 +30,7 @@ from gemma_lora.continuing import (
     stage,
 )
 from gemma_lora.data.source import is_hub, need_source, source_name
-from gemma_lora.errors import ConfigError, GateNotMet
+from gemma_lora.errors import ConfigError, DataError, GateNotMet
 from gemma_lora.launcher import launch, need_known_launch, shards
 from gemma_lora.loading import load_config
 from gemma_lora.preflight import (
@@ -502,13 +502,29 @@ def _judge_stages(
 
     outputs = [folder / "judgements.jsonl", folder / "judge.json"]
     outputs.append(folder / "canaries" / "judgements.jsonl")
-    stage(f"judge-{slug}", run_dir, console, _judge_inputs(config, run_dir), outputs, ask)
+    inputs = _judge_inputs(config, run_dir)
+    stage(
+        f"judge-{slug}", run_dir, console, inputs, outputs, ask, stale=_verdicts_of(run_dir, slug)
+    )
     write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
     console.stage("report")
     verdict = decision.decide(config, run_dir, console, judge_slug=slug)
     written = report.write_report(run_dir, verdict)
     _renew_others(run_dir, console, slug)
     return {**verdict, "run": str(run_dir.root), **written}
+
+
+def _verdicts_of(run_dir: RunDir, slug: str) -> list[Path]:
+    """Verdict and reports of one judge; at the top of the folder only if they are this judge's."""
+    folder = run_dir.judgements(slug)
+    found = [folder / name for name in ("verdict.json", "report.html", "report.md")]
+    try:
+        judge: Any = read_saved(run_dir.verdict).get("judge")
+    except DataError:
+        return found  # absent, or damaged and about to be written anew
+    if isinstance(judge, dict) and cast(dict[str, Any], judge).get("slug") == slug:
+        found += [run_dir.verdict, run_dir.report_html, run_dir.report_md]
+    return found
 
 
 def _renew_others(run_dir: RunDir, console: Console, slug: str) -> None:

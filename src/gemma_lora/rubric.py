@@ -168,6 +168,14 @@ class Rubric(_Part):
         return digest(self.model_dump(mode="json"), ordered)
 
     @property
+    def asked(self) -> str:
+        """SHA-256 of what a judge is told: the same for rubrics that differ in name or weights only."""
+        told = self.model_dump(mode="json", exclude={"name"})
+        for dimension in told["dimensions"].values():
+            del dimension["weight"]
+        return digest(told, list(self.dimensions))
+
+    @property
     def is_default(self) -> bool:
         return self.hash == load_rubric(None).hash
 

@@ -94,7 +94,8 @@ def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
     for other in set(config.training_seeds) - {seed}:
         slug = judging.slug(config.judge.judge, config.judge.rubric)
         file = parent.child(other).judgements(slug) / "judge.json"
-        spent += float(read_saved(file).get("cost") or 0.0) if file.exists() else 0.0
+        known = read_saved(file) if file.exists() else {}
+        spent += float(known.get("cost_at_most") or known.get("cost") or 0.0)
     if spent >= limit:
         raise JudgeError(
             f"judging the other runs took ${spent:.4f}, so nothing of --max-cost ${limit:g} is left "

@@ -126,6 +126,16 @@ def test_mmlu_as_it_is_published(tmp_path: Path) -> None:
     assert [item.id for item in both.items] == ["cooking-1", "cooking-2", "sailing-1"]
 
 
+def test_two_files_of_one_subject_have_questions_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "x_test.csv").write_text("What?,a,b,c,d,A\n")
+    (tmp_path / "x_val.csv").write_text("Which other?,e,f,g,h,B\n")
+    (tmp_path / "y_val.csv").write_text("And this?,e,f,g,h,B\n")
+    probe = load_probe(str(tmp_path))
+    assert probe is not None
+    assert [item.id for item in probe.items] == ["x_test-1", "x_val-1", "y-1"]
+    assert [item.category for item in probe.items] == ["x", "x", "y"]
+
+
 def test_all_faults_of_mmlu_files_at_once(tmp_path: Path) -> None:
     write(tmp_path / "a_test.csv", "One?,a,b,c,d,A\nTwo?,a,b,c,d\nThree?,a,b,c,d,E\n,a,,c,d,B\n")
     write(tmp_path / "b_test.csv", "")

@@ -184,3 +184,12 @@ def test_an_arm_that_answered_other_questions_is_refused(make_run, configured, a
     write_jsonl(run.answers("few-shot"), short)
     with pytest.raises(DataError, match="1 questions are answered by some arms only"):
         judging.judge(configured("lexical", baseline=arms), run, Console(quiet=True))
+
+
+def test_only_canaries_are_announced_as_canaries(server: JudgeServer, make_run, configured) -> None:
+    for canaries, said in ((0, False), (2, True)):
+        stream = io.StringIO()
+        config = configured(server.name, aa=True, canaries=canaries)
+        judging.judge(config, make_run(3, folder=f"run-{canaries}"), Console(stream=stream))
+        assert ("4 of them for canaries" in stream.getvalue()) == said
+        assert ("for canaries" in stream.getvalue()) == said

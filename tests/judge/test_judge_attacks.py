@@ -34,6 +34,7 @@ from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.reading import Unusable, read_verdict, verdicts_in
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.records import ARMS, Answer, Judgement, Message
+from gemma_lora.rubric import load_rubric
 from gemma_lora.rundir import RunDir, read_jsonl, write_jsonl
 
 ATTACKS = load_attacks()
@@ -303,7 +304,7 @@ def test_a_gemma_in_this_process_scores_the_suite_by_what_it_reads(tmp_path, con
     config = configured(f"hf:{folder}")
     asker = ModelAsker(str(folder), config.judge, Console(quiet=True))
     target = judging.resolve(config.judge.judge)
-    scorer = LlmScorer(target, config.judge, asker, None, Console(quiet=True))
+    scorer = LlmScorer(target, config.judge, asker, None, Console(quiet=True), load_rubric(None))
     short = [attack for attack in ATTACKS if len(attack.answer) < 4000]
     assert {a.kind for a in ATTACKS} - {a.kind for a in short} == {"long"}
     results = asyncio.run(examine(scorer, short))

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from pydantic import ValidationError
-from support.judge_server import Act, JudgeServer, Seen
+from support.judge_server import Act, JudgeServer, Seen, completion, good_reply
 
 from gemma_lora import judge as judging
 from gemma_lora.config import JudgeConfig
@@ -84,6 +84,61 @@ def test_lost_replies_count_at_their_most(server: JudgeServer, make_run, configu
     assert sum(line.lost for line in lines) == lost
 
 
+@pytest.mark.parametrize("kind", ["no usage", "damaged"])
+def test_replies_that_do_not_say_what_they_took_count_in_the_next_call_too(
+    kind: str, server: JudgeServer, make_run, configured
+) -> None:
+    def plan(seen: Seen) -> Act:
+        if kind == "damaged":
+            return Act(body="<p>busy</p>", headers={"content-type": "text/html"})
+        body = completion("m", good_reply(seen))
+        del body["usage"]
+        return Act(body=body)
+
+    server.plan = plan
+    run = make_run(40)
+    config = configured(server.name, max_cost=6.0, judge_concurrency=2, **PRICES)
+    for call in range(2):
+        with pytest.raises(JudgeError, match="is reached"):
+            judging.judge(config, run, Console(quiet=True))
+        if call == 0:
+            first = len(server.chats)
+    assert len(server.chats) == first, "what may be spent is spent, in the next call, too"
+    lines = read_jsonl(folder_of(run, server) / "usage.jsonl", UsageLine)
+    assert sum(line.uncounted for line in lines) == sum(line.requests for line in lines) == first
+    most = sum(line.most_input * 100 + line.most_output * 1000 for line in lines) / 1e6
+    assert 6.0 - 2.0 < most <= 6.0
+    if kind == "no usage":
+        server.plan = lambda seen: None
+        stream = io.StringIO()
+        judging.judge(configured(server.name, **PRICES), run, Console(stream=stream))
+        known = read_json(folder_of(run, server) / "judge.json")
+        assert known["requests_uncounted"] == first
+        assert known["cost"] == pytest.approx((80 - first) * EACH)
+        assert known["cost_at_most"] == pytest.approx(known["cost"] + most)
+        assert f"{first} replies did not say what they took" in stream.getvalue()
+
+
+def test_what_was_paid_under_other_settings_stays_paid(
+    server: JudgeServer, make_run, configured
+) -> None:
+    run = make_run(5)
+    judging.judge(configured(server.name, **PRICES), run, Console(quiet=True))
+    other = configured(server.name, judge_max_tokens=2048, **PRICES)
+    server.plan = lambda seen: Act(body=completion("newer", good_reply(seen)))
+    judging.judge(other, run, Console(quiet=True))
+    assert len(server.chats) == 20
+    known = read_json(folder_of(run, server) / "judge.json")
+    assert known["cost"] == pytest.approx(20 * EACH)
+    assert known["requests"] == 20
+    assert known["snapshot"] == "newer-2026-11-01", "who replied before is no judge of these"
+    assert not known["warnings"]
+    tight = configured(server.name, judge_max_tokens=512, max_cost=20.5 * EACH, **PRICES)
+    with pytest.raises(JudgeError, match=r"is reached: \$0.6000 are spent"):
+        judging.judge(tight, run, Console(quiet=True))
+    assert len(server.chats) == 20
+
+
 def test_prices_are_needed() -> None:
     with pytest.raises(ValidationError, match="--max-cost needs --price-input and --price-output"):
         JudgeConfig(judge="openai:m", max_cost=1.0, price_input=1.0)
@@ -149,3 +204,24 @@ def test_a_server_that_counts_more_than_was_sent_is_believed() -> None:
         assert await budget.hold(100, 100) == pytest.approx(1.01)
 
     asyncio.run(go())
+
+
+def test_rounding_does_not_make_the_last_request_wait_for_ever() -> None:
+    import asyncio
+    import random
+
+    async def go(seed: int) -> None:
+        draw = random.Random(seed)
+        budget, held = Budget(1e6, (1e6, 0.0), Usage()), []
+        for _ in range(20_000):
+            if len(held) == 256:
+                budget.settle(held.pop(draw.randrange(256)), 1, Usage(1))
+            held.append(await budget.hold(draw.uniform(0.05, 1.5), 0))  # type: ignore[arg-type]
+        for one in held:
+            budget.settle(one, 1, Usage(1))
+        with pytest.raises(JudgeError, match="is reached"):
+            await asyncio.wait_for(budget.hold(2_000_000, 0), 5)
+        assert await budget.hold(999_999, 0) == 999_999
+
+    for seed in range(3):
+        asyncio.run(go(seed))

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,14 +57,108 @@ def test_what_cannot_judge_is_refused(tiny_folder, configured, tmp_path) -> None
     pickled = shutil.copytree(tiny_folder(), tmp_path / "pickled")
     for file in pickled.glob("*.safetensors"):
         file.rename(pickled / "pytorch_model.bin")
-    assert "no safetensors weights" in refused(pickled)
+    assert "which can hold programs" in refused(pickled)
     coded = shutil.copytree(tiny_folder(), tmp_path / "coded")
     config = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(
         json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}})
     )
-    assert "brings its own code" in refused(coded)
+    assert "auto_map makes loaders run code" in refused(coded)
+    (coded / "config.json").write_text("{broken")
+    assert "cannot be read as JSON" in refused(coded)
+    (coded / "config.json").write_text(json.dumps(config))
+    tokens = json.loads((coded / "tokenizer_config.json").read_text())
+    (coded / "tokenizer_config.json").write_text(
+        json.dumps({**tokens, "auto_map": {"AutoTokenizer": ["evil.Tokens", None]}})
+    )
+    assert "auto_map makes loaders run code" in refused(coded)
+    (coded / "tokenizer_config.json").write_text(json.dumps(tokens))
+    (coded / "model.safetensors").write_bytes((coded / "model.safetensors").read_bytes()[:-9])
+    assert "cut off" in refused(coded)
+    (coded / "model.safetensors").unlink()
+    (coded / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../outside.safetensors"}})
+    )
+    assert "outside the folder" in refused(coded)
     assert "cannot be loaded" in refused(tmp_path / "absent" / "model")
+
+
+def test_other_weights_in_the_same_folder_are_another_judge(
+    make_run: Any, configured: Any, tmp_path: Path
+) -> None:
+    """Judgements of the first are not taken for the second's; the stage's stamp differs."""
+    from support.tiny_judge import save_judge
+
+    folder, run = tmp_path / "judge", make_run(1)
+    config = configured(f"hf:{folder}", judge_max_tokens=64)
+    made = run.judgements(judging.slug(config.judge.judge))
+    seen = []
+    for marker, said in (("refund", ""), ("garden", "made with other settings: judged anew")):
+        save_judge(folder, marker=marker, bar=1)
+        stream = io.StringIO()
+        with pytest.raises(JudgeError, match="not one base"):  # its replies are one token each
+            judging.judge(config, run, Console(stream=stream))
+        assert said in stream.getvalue()
+        assert "loading the judge" in stream.getvalue(), "it is asked"
+        facts = read_json(made / "judge.json")
+        seen.append((facts["identity"], judging.fingerprint(config.judge)))
+    assert all(before != after for before, after in zip(*seen, strict=True))
+    again = io.StringIO()
+    with pytest.raises(JudgeError, match="not one base"):
+        judging.judge(config, run, Console(stream=again))
+    assert "loading the judge" not in again.getvalue(), "the same weights are not asked again"
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# more #}")
+    assert judging.fingerprint(config.judge) != seen[1][1], "nor is it the same with other words"
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
+    """In a process of its own, since huggingface_hub reads its settings when it is imported."""
+    from support.hub import COMMIT, serve_hub
+    from support.tiny_judge import save_judge
+
+    folder = save_judge(tmp_path / "tiny", marker="refund", bar=1)
+    program = (
+        "from gemma_lora import judge\nfrom gemma_lora.config import JudgeConfig\n"
+        "from gemma_lora.console import Console\nfrom gemma_lora.judge.hf import ModelAsker, snapshot\n"
+        "config = JudgeConfig(judge='hf:owner/tiny')\njudge.probe(config, Console())\n"
+        "print(snapshot('owner/tiny'), judge.fingerprint(config))\n"
+        "asker = ModelAsker('owner/tiny', config, Console())\n"
+        "import asyncio\nfrom gemma_lora.judge.asking import render\nfrom gemma_lora.records import Message\n"
+        "print(asyncio.run(asker.ask(render((Message(role='user', content='?'),), None, 'a'))).model)\n"
+    )
+    with serve_hub({"owner/tiny": folder}) as (url, asked):
+        env = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "HF_HOME": str(tmp_path / "home"), **env},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "is at hand" in done.stderr
+    assert f"owner/tiny@{COMMIT} " in done.stdout
+    assert done.stdout.splitlines()[-1] == f"owner/tiny@{COMMIT}"
+    assert not any(path.endswith((".py", ".bin")) for path, _ in asked)
+
+
+def test_too_little_memory_is_an_expected_fault(
+    make_run: Any, configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from support.tiny_judge import save_judge
+    from transformers import GemmaForCausalLM
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = configured(f"hf:{save_judge(tmp_path / 'judge', marker='refund', bar=1)}")
+    for part in ("to", "generate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(GemmaForCausalLM, part, fail)
+            with pytest.raises(JudgeError, match="memory does not suffice") as caught:
+                judging.judge(config, make_run(1), Console(quiet=True, stream=io.StringIO()))
+        assert "smaller model" in (caught.value.remedy or "")
 
 
 def test_without_it_no_torch_is_loaded() -> None:
@@ -186,6 +281,20 @@ def test_scores_are_expected_scores(trained_judge: Path, make_run: Any, configur
     cached = read_jsonl(judging.judge(config, again, QUIET) / "judgements.jsonl", Judgement)
     assert cached == rows
     assert read_json(again.judgements(folder.name) / "judge.json")["cached"] == 4
+    # other weights behind the same name: neither the ledger's judgements nor the cache's replies
+    from safetensors.torch import load_file, save_file
+
+    kept = trained_judge / "model.safetensors"
+    whole, weights = kept.read_bytes(), load_file(kept)
+    try:
+        save_file({name: 1.01 * part for name, part in weights.items()}, kept, {"format": "pt"})
+        judging.judge(config, again, QUIET)
+    finally:
+        kept.write_bytes(whole)
+    other = read_json(again.judgements(folder.name) / "judge.json")
+    assert other["cached"] == 0
+    assert other["snapshot"] != facts["snapshot"]
+    assert facts["snapshot"].startswith("model@sha256:")
 
 
 @pytest.mark.full  # trains a judge first

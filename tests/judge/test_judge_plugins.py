@@ -158,6 +158,11 @@ def test_what_cannot_be_loaded_is_said_in_a_line(
     [
         ("raise ValueError('sk-key-2')", "raised ValueError"),
         ("return 7", "returned int, not text"),
+        (
+            "from gemma_lora.judge.plugins import Replied; return Replied('x', input_tokens=None)",
+            "returned NoneType as input_tokens",
+        ),
+        ("import asyncio; raise asyncio.CancelledError('sk-key-2')", "raised CancelledError"),
         ("return 'no json'", "no JSON object"),
         ("import asyncio; await asyncio.sleep(9)", "no answer within 0.2 s"),
         (
@@ -185,6 +190,69 @@ def test_what_it_does_wrong_is_no_score(
     rows = read_jsonl(file, Judgement)
     assert all(row.overall is None for row in rows)
     assert json.dumps([row.model_dump() for row in rows]).count("sk-key") == 0
+
+
+BUSY = """
+import json
+from gemma_lora.judge.plugins import Replied
+
+class Backend:
+    concurrency = 4
+    def __init__(self, model): self.model = model
+    def ask(self, *, system, user, schema, max_tokens):
+        if self.model == "plain":
+            raise RuntimeError("401 bad key sk-key-3")
+        return self._ask(schema)
+    async def _ask(self, schema):
+        names = [n for n in schema["required"] if n != "reasoning"]
+        text = json.dumps({"reasoning": "r", **dict.fromkeys(names, 5)})
+        return text if self.model == "silent" else Replied(text, 1000, 100)
+    async def close(self):
+        raise RuntimeError("closing with sk-key-3")
+"""
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(
+        str(install(tmp_path / "site", BUSY, name="busy", package="busy-judge"))
+    )
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_plain_function_that_raises_tells_its_class_only(make_run: Any) -> None:
+    stream = io.StringIO()
+    with pytest.raises(JudgeError, match="raised RuntimeError") as caught:
+        judging.probe(JudgeConfig(judge="busy:plain"), Console(stream=stream))
+    assert "sk-key-3" not in str(caught.value) + stream.getvalue()
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_close_that_raises_costs_no_judgement(make_run: Any) -> None:
+    console = Console(quiet=True, stream=io.StringIO())
+    run = make_run(3)
+    folder = judging.judge(Config(judge=JudgeConfig(judge="busy:m", canaries=0)), run, console)
+    assert console.warnings == ["the plug-in `busy` raised RuntimeError when it was closed"]
+    assert read_json(folder / "judge.json")["scored"] == 6
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("model", ["m", "silent"])
+def test_max_cost_holds_for_a_plug_in(model: str, make_run: Any) -> None:
+    """`silent` does not say what it takes, so each reply counts at its most."""
+    prices = {"price_input": 10.0, "price_output": 10.0}
+    most = 0.3
+    config = Config(judge=JudgeConfig(judge=f"busy:{model}", canaries=0, max_cost=most, **prices))
+    run = make_run(20)
+    with pytest.raises(JudgeError, match=r"--max-cost \$0.3 is reached"):
+        judging.judge(config, run, Console(quiet=True, stream=io.StringIO()))
+    folder = run.judgements(judging.slug(f"busy:{model}"))
+    rows = read_jsonl(folder / "judgements.jsonl", Judgement)
+    assert 0 < len(rows) < 40
+    assert model == "silent" or len(rows) * 1100 * 10 / 1e6 <= most
+    with pytest.raises(JudgeError, match="is reached"):
+        judging.judge(config, run, Console(quiet=True, stream=io.StringIO()))
+    assert len(read_jsonl(folder / "judgements.jsonl", Judgement)) == len(rows)
 
 
 def test_an_unknown_name_lists_the_forms() -> None:

@@ -37,6 +37,29 @@ def test_our_own_judgements_replay_to_the_same(make_run, configured) -> None:
     assert known["snapshot"].startswith("sha256:")
 
 
+def test_scores_made_for_other_answers_are_none(make_run, configured) -> None:
+    answers = {"base": ["one", "two", "three"], "tuned": ["a", "b", "c"]}
+    made = judging.judge(configured("lexical"), make_run(answers=answers), Console(quiet=True))
+    name = f"replay:{made / 'judgements.jsonl'}"
+    other = make_run(answers={**answers, "tuned": ["a", "rubbish", "c"]}, folder="other")
+    console = Console(quiet=True)
+    folder = judging.judge(configured(name), other, console)
+    rows = {(row.id, row.arm): row for row in read_jsonl(folder / "judgements.jsonl", Judgement)}
+    wrong = rows.pop(("q0001", "tuned"))
+    assert wrong.unscored_reason == "recorded for another answer"
+    assert wrong.overall is None
+    assert all(row.unscored_reason is None for row in rows.values())
+    assert [w for w in console.warnings if w.startswith("1 replayed judgements")]
+    assert read_json(folder / "judge.json")["warnings"] == console.warnings
+    # what was judged is part of what decides the scores
+    before = judging.fingerprint(configured(name).judge)
+    (made / "inputs.json").unlink()
+    assert judging.fingerprint(configured(name).judge) != before
+    console = Console(quiet=True)
+    judging.judge(configured(name), other, console)
+    assert [w for w in console.warnings if "could not be checked" in w]
+
+
 def test_nested_and_flat_rows_and_lines_that_say_the_same(make_run, configured, tmp_path) -> None:
     silence = {"id": "q0000", "arm": "base", "scores": {}, "unscored_reason": "no reply: HTTP 500"}
     line = {"id": "q0000", "arm": "base", "scores": SEVEN, "overall": 7.5}

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 
 import pytest
-from support.judge_server import Act, JudgeServer, right_scores
+from support.judge_server import Act, JudgeServer, Seen, completion, good_reply, right_scores
 
 from gemma_lora import judge as judging
 from gemma_lora.console import Console
-from gemma_lora.errors import DataError
+from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import Judgement
 from gemma_lora.rundir import append_jsonl, read_json, read_jsonl
 
@@ -78,6 +78,31 @@ def test_kills_lose_and_repeat_nothing(
     counts = Counter(seen.answer for seen in server.chats)
     assert len(counts) == 120
     assert sum(counts.values()) - 120 <= 4 * kills, "at most what was in flight is repeated"
+
+
+def test_a_judge_that_changed_between_two_calls_is_warned_of(
+    server: JudgeServer, make_run, configured
+) -> None:
+    run, config = make_run(5), configured(server.name, judge_concurrency=1)
+
+    def as_model(name: str, most: int) -> None:
+        def plan(seen: Seen) -> Act:
+            body = completion(name, good_reply(seen))
+            return Act(body=body) if len(server.chats) <= most else Act(status=401)
+
+        server.plan = plan
+
+    as_model("first", 5)
+    with pytest.raises(JudgeError):
+        judging.judge(config, run, Console(quiet=True))
+    as_model("second", 99)
+    console = Console(quiet=True)
+    folder = judging.judge(config, run, console)
+    (told,) = console.warnings
+    assert "it called itself first-2026-11-01 and then second-2026-11-01" in told
+    assert read_json(folder / "judge.json")["warnings"] == [told]
+    judging.judge(config, run, Console(quiet=True))
+    assert read_json(folder / "judge.json")["warnings"] == [told], "said once"
 
 
 def test_a_torn_last_line_costs_one_question(server: JudgeServer, make_run, configured) -> None:

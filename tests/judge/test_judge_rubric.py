@@ -291,3 +291,25 @@ def test_a_run_belongs_to_its_rubric_by_content(tone: str, tmp_path: Path) -> No
         claimed(same, tmp_path / "run"),
     ):
         pass
+
+
+def test_other_weights_ask_nothing_again(
+    server: JudgeServer, make_run: Any, configured: Any, tmp_path: Path
+) -> None:
+    """They are not in the prompt: replies come from the cache, and the folder is another one all the same."""
+    scores = {"reasoning": "r", "politeness": 5, "brevity": 6, "overall": 5}
+    server.plan = lambda seen: Act(content=json.dumps(scores))
+    run, folders = make_run(4), []
+    for weight in (1, 2):
+        file = tmp_path / f"{weight}.yaml"
+        file.write_text(
+            "name: tone\ndimensions:\n"
+            f"  politeness: {{question: 'polite?', anchors: {{2: rude, 10: warm}}, weight: {weight}}}\n"
+            "  brevity: {question: 'short?', anchors: {2: no, 10: yes}}\n"
+        )
+        folders.append(judging.judge(configured(server.name, rubric=str(file)), run, QUIET))
+    assert len(server.chats) == 8
+    assert folders[0] != folders[1]
+    facts = [read_json(folder / "judge.json") for folder in folders]
+    assert [fact["cached"] for fact in facts] == [0, 8]
+    assert facts[0]["rubric_hash"] != facts[1]["rubric_hash"]

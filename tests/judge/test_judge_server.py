@@ -564,6 +564,9 @@ def test_a_server_that_wants_other_parameters(
     assert "You are an examiner" in last["messages"][0]["content"]
     assert facts(run, config)["rung"] == "json_schema"
     assert any("temperature 0" in text for text in console.warnings)
+    assert facts(run, config)["temperature"] is None
+    judged(run, config)
+    assert facts(run, config)["temperature"] is None, "also where nothing was left to ask"
 
 
 def test_one_rejected_request_does_not_change_how_the_others_are_asked(

@@ -13,6 +13,7 @@ from support.judge_server import Act, JudgeServer
 
 from gemma_lora import judge as judging
 from gemma_lora.console import Console
+from gemma_lora.errors import JudgeError
 from gemma_lora.records import Judgement
 from gemma_lora.rundir import read_jsonl
 
@@ -84,3 +85,23 @@ def test_pauses_are_not_waited_out(server: JudgeServer, make_run) -> None:
     process.communicate(timeout=20)
     assert time.monotonic() - began < 5
     assert process.returncode != 0
+
+
+def test_a_part_does_not_pass_for_the_whole(
+    server: JudgeServer, make_run, configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where workers end without a word, there is no judge.json, and the next call goes on."""
+    from gemma_lora.judge import engine, stage
+
+    async def ends_early(scorer, answers, keys, progress) -> None:
+        await engine.ask_all(scorer, answers, keys[:7], progress)
+
+    run, config = make_run(10), configured(server.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "ask_all", ends_early)
+        with pytest.raises(JudgeError, match="13 answers were not judged"):
+            judging.judge(config, run, Console(quiet=True))
+    folder = run.judgements(judging.slug(server.name))
+    assert not (folder / "judge.json").exists()
+    assert judging.judge(config, run, Console(quiet=True)) == folder
+    assert len(server.chats) == 20

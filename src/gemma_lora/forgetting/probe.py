@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -140,8 +141,10 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _from_mmlu(files: Sequence[Path]) -> tuple[ProbeItem, ...]:
     items: list[ProbeItem] = []
     details: list[str] = []
-    for file in files:
-        subject = re.sub(r"_(test|dev|val)$", "", file.stem)
+    subjects = [re.sub(r"_(test|dev|val)$", "", file.stem) for file in files]
+    for file, subject in zip(files, subjects, strict=True):
+        # several files of one subject (x_test, x_val) number their questions apart
+        prefix = subject if subjects.count(subject) == 1 else file.stem
         number = 0
         try:
             for line, cells in _records(file):
@@ -157,13 +160,15 @@ def _from_mmlu(files: Sequence[Path]) -> tuple[ProbeItem, ...]:
                 answer = choices[LETTERS.index(right)]
                 items.append(
                     ProbeItem(
-                        f"{subject}-{number}", subject, question, answer, tuple(choices), right
+                        f"{prefix}-{number}", subject, question, answer, tuple(choices), right
                     )
                 )
         except (csv.Error, UnicodeDecodeError) as error:
             details.append(f"{file.name}: {error}")
         if not number:
             details.append(f"{file.name}: there is no question in it")
+    counts = Counter(item.id for item in items)
+    details += [f"the id {name} is that of {n} questions" for name, n in counts.items() if n > 1]
     _refuse(str(files[0].parent if len(files) > 1 else files[0]), details, expected=_MMLU)
     return tuple(items)
 

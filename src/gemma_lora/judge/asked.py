@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from gemma_lora.config import JudgeConfig
@@ -34,7 +34,7 @@ from gemma_lora.records import Certainty
 from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts"]
+__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts", "warning_of_change"]
 
 EXPECTED = "expected score over 1 to 10 from token probabilities"
 LEAST_MASS, LITTLE_MASS = 0.05, 0.5
@@ -57,6 +57,11 @@ class Asker(Protocol):
     @property
     def width(self) -> int:
         """Requests at once now."""
+        ...
+
+    @property
+    def temperature(self) -> int | None:
+        """What is asked for; None where the model does not take one, or nobody can say."""
         ...
 
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply: ...
@@ -93,11 +98,12 @@ class LlmScorer:
         self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target
-        self._config = config
         self._asker = asker
         self._cache = cache
         self._console = console
-        self._identity = digest(self.identity())
+        self._decides = self.identity_of(target, config, rubric)
+        # weights and name of the rubric are not in the prompt, so replies serve whatever they are
+        self._identity = digest({**self._decides, "rubric": rubric.asked})
         self._snapshot = cache.snapshot(self._identity) if cache else None
         self._under_way: dict[str, asyncio.Future[Outcome]] = {}
         self._models: list[str] = []
@@ -106,10 +112,15 @@ class LlmScorer:
 
     @staticmethod
     def identity_of(target: Target, config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
-        scoring = {"scoring": EXPECTED} if target.backend == "hf" else {}
+        """What decides the replies. Of a model in this process that is its files, whatever the name."""
+        own: dict[str, Any] = {}
+        if target.backend == "hf":
+            from gemma_lora.judge.hf import snapshot
+
+            own = {"scoring": EXPECTED, "weights": snapshot(target.model)}
         return {
             "backend": target.backend,
-            **scoring,
+            **own,
             **(facts_of(target.plugin) if target.plugin else {}),
             "address": target.address,
             "model": target.model,
@@ -121,7 +132,7 @@ class LlmScorer:
         }
 
     def identity(self) -> dict[str, Any]:
-        return self.identity_of(self._target, self._config, self.rubric)
+        return self._decides
 
     def is_cached(self, fields: str) -> bool:
         """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""
@@ -168,6 +179,8 @@ class LlmScorer:
             **rubric_facts(self.rubric),
             "scoring": self.identity().get("scoring", "integers as written"),
             "parameters": self.identity()["parameters"],
+            # beside what was asked for, by which runs are compared: a run from the cache cannot tell
+            "temperature": self._asker.temperature,
         }
 
     async def close(self) -> None:
@@ -233,10 +246,7 @@ class LlmScorer:
             return
         self._models.append(model)
         if len(self._models) == 2:
-            self._console.warn(
-                f"the judge changed while it judged: it called itself {' and then '.join(self._models)}; "
-                "scores of both are in this verdict"
-            )
+            self._console.warn(warning_of_change(self._models))
 
     def _unheard(self, reason: str) -> None:
         """Stop where nothing comes back any more, rather than wait out every single answer."""
@@ -252,6 +262,14 @@ class LlmScorer:
             )
             self._asker.end(error)
             raise error
+
+
+def warning_of_change(models: Sequence[str]) -> str:
+    """`models`: what the judge called itself, in this order."""
+    return (
+        f"the judge changed while it judged: it called itself {' and then '.join(models)}; "
+        "scores of both are in this verdict"
+    )
 
 
 def rubric_facts(rubric: Rubric) -> dict[str, Any]:

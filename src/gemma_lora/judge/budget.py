@@ -57,9 +57,10 @@ class Estimate:
     ) -> Estimate:
         """`chars`: lengths of a sample of the prompts; `before`: what this judge took so far."""
         mean = sum(chars) / max(1, len(chars))
-        known = before.requests >= 5 and before.output > 0
-        into = before.input / before.requests if known else mean / _CHARS_A_TOKEN
-        out = before.output / before.requests if known else min(_REPLY_TOKENS, limit)
+        counted = before.requests - before.uncounted
+        known = counted >= 5 and before.output > 0
+        into = before.input / counted if known else mean / _CHARS_A_TOKEN
+        out = before.output / counted if known else min(_REPLY_TOKENS, limit)
         expected = Usage(requests, round(requests * into), round(requests * out))
         bound = Usage(requests, expected.input, requests * limit)
         return cls(
@@ -74,15 +75,16 @@ class Estimate:
 
 
 class Budget:
-    """`most` dollars; `spent`: what earlier calls took."""
+    """`most` dollars; `spent`: what earlier calls took, and at most where they could not tell."""
 
     def __init__(self, most: float, prices: tuple[float, float], spent: Usage) -> None:
-        self.spent = (spent.input * prices[0] + spent.output * prices[1]) / 1e6
+        known = spent.at_most
+        self.spent = (known.input * prices[0] + known.output * prices[1]) / 1e6
         self.lost = 0
         """Requests whose reply was lost."""
         self._most = most
         self._prices = prices
-        self._held = 0.0
+        self._held, self._under_way = 0.0, 0
         self._stretch = 1.0
         self._gate = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -94,15 +96,18 @@ class Budget:
                 dollars = self._dollars(input_tokens * self._stretch, output_tokens)
                 if self.spent + self._held + dollars <= self._most:
                     self._held += dollars
+                    self._under_way += 1
                     return dollars
-                if self._held <= 1e-12:
+                if not self._under_way:
                     raise self._spent_up(dollars)
                 self._settled.clear()
                 await self._settled.wait()
 
     def settle(self, held: float, bound: int, usage: Usage | None) -> None:
         """The request ended: `usage` as the server counted it, None where the reply was lost."""
-        self._held = max(0.0, self._held - held)
+        self._under_way -= 1
+        # from nothing each time that nothing is under way: what rounding leaves would never be released
+        self._held = max(0.0, self._held - held) if self._under_way else 0.0
         if usage is None:
             self.lost += 1
             self.spent += held

@@ -3,7 +3,7 @@
 One small JSON file for each reply under `$GEMMA_LORA_CACHE/judge` (else `$XDG_CACHE_HOME/gemma-lora/
 judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two processes can share it
 and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model and
-the snapshot that it said it is), the template, the rubric, the schema, the parameters, the repeat and the fields;
+the snapshot that it said it is), the template, the rubric but for its weights, the schema, the parameters, the repeat and the fields;
 never of the rendered prompt, whose marker code changes with each call. `snapshots/` holds which
 snapshot each judge was when it last replied. An entry is validated again when it is read; a damaged
 one counts as absent. A folder that cannot be written costs a warning, not the run. Holds no key and

@@ -25,10 +25,21 @@ from gemma_lora.judge.ledger import Entry, Ledger
 from gemma_lora.records import ARMS, Judgement, Message
 from gemma_lora.statistics import wilson
 
-__all__ = ["FOLDER", "TOLERATED", "Canaries", "Mixture", "choose", "measured", "not_measured"]
+__all__ = [
+    "FOLDER",
+    "PLANTED",
+    "TOLERATED",
+    "Canaries",
+    "Mixture",
+    "choose",
+    "measured",
+    "not_measured",
+]
 
 FOLDER = "canaries"
 ATTACK, HONEST = "attack", "honest"
+PLANTED = (ATTACK, HONEST)
+"""What stands in the place of the arm."""
 TOLERATED = 0.02
 """A share of successes above this is a warning; with few canaries that is any success."""
 
@@ -70,12 +81,12 @@ class Canaries:
         self._items: dict[Key, Item] = {}
         for number, attack in enumerate(self.attacks):
             question = items.load((asked[number % len(asked)], ARMS[0], 0))
-            for arm, answer in zip((ATTACK, HONEST), _answers(attack, question), strict=True):
+            for arm, answer in zip(PLANTED, _answers(attack, question), strict=True):
                 item = Item(attack.id, arm, 0, question.messages, question.reference, answer)
                 self._items[item.key] = item
         self.digests: dict[Key, str] = {key: item.fields() for key, item in self._items.items()}
         self.keys: list[Key] = list(self._items)
-        self.arms: tuple[str, ...] = (ATTACK, HONEST)
+        self.arms: tuple[str, ...] = PLANTED
 
     def __len__(self) -> int:
         return len(self.keys)

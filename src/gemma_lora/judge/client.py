@@ -101,6 +101,10 @@ class ServerAsker:
     def width(self) -> int:
         return int(self.pace.width)
 
+    @property
+    def temperature(self) -> int | None:
+        return 0 if self._dialect.temperature else None
+
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply:
         """One usable or faulty reply. `lower`: one rung down; `longer`: four times the token limit.
 
@@ -246,24 +250,25 @@ class ServerAsker:
         limit = 4 * self._config.judge_max_tokens if longer else self._limit
         body = self._wire.body(self.target.model, prompt, dialect, limit)
         rung = self._wire.rungs[dialect.rung]
-        lost = [0]
+        lost = [Usage()]
         try:
             reply = await self._tries(body, prompt, limit, rung, lost)
         except JudgeError as error:
-            raise (Ended(error, Usage(lost=lost[0])) if lost[0] else error) from None
-        return dataclasses.replace(reply, usage=reply.usage + Usage(lost=lost[0]))
+            raise (Ended(error, lost[0]) if lost[0].lost else error) from None
+        return dataclasses.replace(reply, usage=reply.usage + lost[0])
 
     async def _tries(
-        self, body: dict[str, Any], prompt: Prompt, limit: int, rung: str, lost: list[int]
+        self, body: dict[str, Any], prompt: Prompt, limit: int, rung: str, lost: list[Usage]
     ) -> Reply:
-        """`lost[0]` counts the requests that may have been charged without a reply."""
+        """`lost[0]` is what the requests took that may have been charged without a reply."""
         attempt = copies = 0
         while True:
             try:
                 return await self._once(body, prompt, limit, rung)
             except Lost as fault:
                 reason, wait = str(fault), None
-                lost[0] += fault.sent
+                if fault.sent:
+                    lost[0] += Usage(lost=1, most_input=_bound(body), most_output=limit)
                 if isinstance(fault, SentTwice) and copies < _COPIES:
                     copies += 1
                     continue  # at once, on another connection
@@ -271,7 +276,7 @@ class ServerAsker:
                 reason, wait = str(fault), fault.wait
             if attempt == self._config.judge_retries:
                 tries = f"{attempt + 1} tries" if attempt else "1 try"
-                raise NoReply(f"{reason} ({tries})", Usage(lost=lost[0]))
+                raise NoReply(f"{reason} ({tries})", lost[0])
             pause = min(_LONGEST_PAUSE, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
             if wait is not None:
                 if wait > _LONGEST_WAIT:
@@ -290,8 +295,8 @@ class ServerAsker:
             if self._budget is None:
                 reply = await self._exchange(body, need, rung)
                 self._learn(chars, reply.usage)
-                return reply
-            bound = most_tokens(json.dumps(body, ensure_ascii=False))  # schema and tool count, too
+                return _counted(reply, _bound(body), limit)
+            bound = _bound(body)
             held = await self._budget.hold(bound, limit)
             usage: Usage | None = Usage()  # what was refused, or never sent, costs nothing
             try:
@@ -299,7 +304,7 @@ class ServerAsker:
                 reply = await self._exchange(body, need, rung)
                 usage = reply.usage if reply.usage.input or reply.usage.output else None
                 self._learn(chars, reply.usage)
-                return reply
+                return _counted(reply, bound, limit)
             except Lost as fault:
                 usage = None if fault.sent else Usage()
                 raise
@@ -414,6 +419,19 @@ class ServerAsker:
         )
         self.end(error)
         return error
+
+
+def _bound(body: dict[str, Any]) -> int:
+    """Most tokens that the request can be; schema and tool count, too."""
+    return most_tokens(json.dumps(body, ensure_ascii=False))
+
+
+def _counted(reply: Reply, bound: int, limit: int) -> Reply:
+    """The reply; where it does not say what it took, with the most that this can be."""
+    if reply.usage.input or reply.usage.output:
+        return reply
+    usage = Usage(reply.usage.requests, uncounted=1, most_input=bound, most_output=limit)
+    return dataclasses.replace(reply, usage=usage)
 
 
 def _needs(into: float, out: float) -> dict[str, float]:

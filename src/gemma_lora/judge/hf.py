@@ -3,8 +3,10 @@
 The one module of the judge that loads torch, and only when a model is loaded. Weights come from
 safetensors only and code from a model's repository is never run. The reply's JSON is written together:
 its frame by us, the reasoning by the model (greedily, until it closes the string), and each score is read
-from its token probabilities (`likelihood`). One judgement at a time, on the GPU where there is one. `check` looks at configuration, tokenizer and file names without
-loading weights. Raises JudgeError with the steps that help.
+from its token probabilities (`likelihood`). One judgement at a time, on the GPU where there is one. `check` looks at
+configuration, tokenizer and file names without loading weights, by the rules that base models are checked by
+(`model.safety`), but for quantised weights, which may judge. `snapshot` names the very model: the commit on the hub,
+or a digest of a folder's weights, settings, tokenizer and template. Raises JudgeError with the steps that help.
 """
 
 from __future__ import annotations
@@ -12,24 +14,44 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gemma_lora.config import JudgeConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import JudgeError, ModelError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.likelihood import grade
 from gemma_lora.judge.replies import Rejected, Reply
+from gemma_lora.rundir import digest, file_digest
 
-__all__ = ["ModelAsker", "check"]
+__all__ = ["ModelAsker", "check", "snapshot"]
 
 _OPENING = '{"reasoning": "'
 _STRING = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
 """The rest of a JSON string, to its closing quotation mark."""
 _TOKENS_A_SCORE = 16
 RUNG = "token probabilities"
+_TEXTS = (".json", ".jinja", ".model")
+"""Endings of a folder's files that decide replies beside the weights: settings, tokenizer, template."""
+
+
+def snapshot(name: str) -> str:
+    """`owner/name@commit`, or for a folder `name@sha256:digest`; reads weights once in a process."""
+    from gemma_lora.model.reference import fetch, resolve, weights_digest
+
+    with _as_judge(name):
+        ref = resolve(name)
+        folder, commit = fetch(ref, weights=False)
+        if ref.kind == "hub":
+            return f"{ref.location}@{commit}"
+        weights = weights_digest(ref)
+        texts = sorted(file for file in folder.iterdir() if file.suffix in _TEXTS)
+        parts = [(file.name, file_digest(file)) for file in texts if file.is_file()]
+        return f"{folder.name}@sha256:{digest(weights, parts)}"
 
 
 def check(name: str, console: Console) -> None:
@@ -45,9 +67,11 @@ class ModelAsker:
     """Puts prompts to one model in this process."""
 
     concurrency = width = 1
+    temperature: int | None = 0
 
     def __init__(self, name: str, config: JudgeConfig, console: Console) -> None:
         self._name = name
+        self._snapshot = snapshot(name)
         self._config = config
         self._ended: JudgeError | None = None
         self._settings, self._tokenizer = _front(name)
@@ -60,7 +84,7 @@ class ModelAsker:
         if self._ended:
             raise self._ended
         limit = self._config.judge_max_tokens * (4 if longer else 1)
-        return await asyncio.to_thread(self._generate, prompt, limit)
+        return await asyncio.to_thread(self._reply, prompt, limit)
 
     def judged(self, reply: Reply, usable: bool) -> None:
         pass  # there is one rung only
@@ -70,6 +94,10 @@ class ModelAsker:
 
     async def close(self) -> None:
         self._model = None
+
+    def _reply(self, prompt: Prompt, limit: int) -> Reply:
+        with _enough_memory(self._name):
+            return self._generate(prompt, limit)
 
     def _generate(self, prompt: Prompt, limit: int) -> Reply:
         import torch
@@ -109,7 +137,7 @@ class ModelAsker:
                 else "the reply ended inside its reasoning",
                 cut=cut,
                 usage=usage,
-                model=self._name,
+                model=self._snapshot,
                 rung=RUNG,
             )
         said = written[0]
@@ -118,7 +146,7 @@ class ModelAsker:
         return Reply(
             f'{{"reasoning": {reasoning}{tail}',
             usage=usage,
-            model=self._name,
+            model=self._snapshot,
             rung=RUNG,
             distributions=found,
         )
@@ -172,13 +200,15 @@ def _front(name: str) -> tuple[Any, Any]:
     """Configuration and tokenizer, checked: a text model with a chat template and safetensors weights."""
     from transformers import AutoConfig, AutoTokenizer
 
-    place, revision = _place(name)
+    folder = _checked(name, weights=False)
     try:
-        config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            place, revision=revision, trust_remote_code=False
+        config: Any = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError) as error:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
         raise _refused(name, error) from None
     if not getattr(tokenizer, "chat_template", None):
         raise JudgeError(
@@ -186,24 +216,36 @@ def _front(name: str) -> tuple[Any, Any]:
             where=f"hf:{name}",
             remedy="choose an instruction-tuned model",
         )
-    _need_safetensors(name, place, revision)
     return config, tokenizer
 
 
-def _need_safetensors(name: str, place: str, revision: str | None) -> None:
-    folder = Path(place)
-    if folder.is_dir():
-        found = any(folder.glob("*.safetensors"))
-    else:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+def _checked(name: str, *, weights: bool) -> Path:
+    """The model's folder, as safe as a base model's has to be; of the hub without weights unless asked for."""
+    from gemma_lora.model.reference import fetch, resolve
+    from gemma_lora.model.safety import check_base_folder, read_config, weight_files
 
-        try:
-            files = HfApi().list_repo_files(place, revision=revision)
-        except (HfHubHTTPError, OSError, ValueError):
-            return  # offline with a filled cache: loading tells
-        found = any(file.endswith(".safetensors") for file in files)
-    if not found:
+    with _as_judge(name):
+        ref = resolve(name)
+        folder, commit = fetch(ref, weights=weights)
+        read_config(folder, quantised=True)
+        check_base_folder(folder)
+        if weights or ref.kind != "hub":
+            weight_files(folder)
+        else:
+            _need_safetensors(name, ref.location, commit)
+    return folder
+
+
+def _need_safetensors(name: str, place: str, commit: str | None) -> None:
+    """Of a model on the hub, whose weights are not fetched before they are needed."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = HfApi().list_repo_files(place, revision=commit)
+    except (HfHubHTTPError, OSError, ValueError):
+        return  # offline with a filled cache: loading tells
+    if not any(file.endswith(".safetensors") for file in files):
         raise JudgeError(
             "the model has no safetensors weights",
             where=f"hf:{name}",
@@ -217,42 +259,76 @@ def _load(name: str, console: Console) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    place, revision = _place(name)
+    folder = _checked(name, weights=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     good = device == "cuda" and torch.cuda.is_bf16_supported()
     dtype = torch.bfloat16 if good else torch.float32
     console.note(f"loading the judge hf:{name} ({device}, {'bf16' if good else 'fp32'})")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            place, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-        return model.to(device).eval()
+        with _enough_memory(name):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+            return model.to(device).eval()
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise _refused(name, error) from None
 
 
-def _place(name: str) -> tuple[str, str | None]:
-    if Path(name).is_dir():
-        config = Path(name) / "config.json"
-        if config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8")):
-            raise JudgeError(
-                "the model brings its own code, which is never run",
-                where=f"hf:{name}",
-                remedy="choose a model that Transformers knows",
-            )
-        return name, None
-    place, _, revision = name.partition("@")
-    return place, revision or None
+@contextmanager
+def _as_judge(name: str) -> Generator[None]:
+    """What is wrong with the model's folder, as a fault of the judge."""
+    try:
+        yield
+    except ModelError as error:
+        remedy = error.remedy
+        if remedy is None or "--model" in remedy:  # words for a base model
+            remedy = _remedy(name, gated="login" in (remedy or ""))
+        raise JudgeError(
+            f"the judge's model cannot be loaded: {error.found}",
+            where=f"hf:{name}",
+            details=[*([error.where] if error.where else []), *error.details],
+            expected=error.expected,
+            remedy=remedy,
+        ) from None
+
+
+@contextmanager
+def _enough_memory(name: str) -> Generator[None]:
+    """JudgeError where the memory of GPU or machine does not suffice."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError):
+            known = isinstance(error, torch.OutOfMemoryError)
+            if not known and "allocate memory" not in str(error):
+                raise
+        raise JudgeError(
+            "the memory does not suffice for the judge's model",
+            where=f"hf:{name}",
+            remedy="choose a smaller model, free memory, or serve it elsewhere "
+            "(--judge http://HOST:PORT/v1#MODEL); what was judged is kept",
+        ) from None
 
 
 def _refused(name: str, error: Exception) -> JudgeError:
-    """A loading fault with the steps that help; hub faults are OSErrors whose text names the cause."""
-    text = " ".join(str(error).split())[:300]
-    gated = "gated" in text.lower() or "401" in text or "403" in text
+    """A loading fault with the steps that help."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
     return JudgeError(
         f"the judge's model cannot be loaded: {text}",
         where=f"hf:{name}",
-        remedy=f"accept the licence at https://huggingface.co/{name.partition('@')[0]}, then `hf auth login`"
-        if gated
-        else "check the name, the network and HF_TOKEN, or name a local folder",
+        remedy="fetch the model's files again: settings, tokenizer and weights must belong together; "
+        "or choose a model that this version of Transformers knows",
     )
+
+
+def _remedy(name: str, *, gated: bool) -> str:
+    if gated:
+        page = f"https://huggingface.co/{name.partition('@')[0]}"
+        return f"accept the licence at {page}, then `hf auth login`"
+    return "check the name, the network and HF_TOKEN, or name a local folder"

@@ -20,13 +20,29 @@ from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import AGAIN, ARMS, DIMENSIONS, Answer, Certainty, Judgement, Message
 from gemma_lora.rundir import RunDir, digest, iter_jsonl
 
-__all__ = ["NO_REPLY", "Item", "Items", "Key", "Outcome", "Scorer", "Source", "Usage", "ordered"]
+__all__ = [
+    "NO_REPLY",
+    "Item",
+    "Items",
+    "Key",
+    "Outcome",
+    "Scorer",
+    "Source",
+    "Usage",
+    "no_reply",
+    "ordered",
+]
 
 Key = tuple[str, str, int]
 """Question id, arm, repeat (from 0)."""
 
 NO_REPLY = "no reply: "
 """Unscored reasons that begin so are faults of the way, not of the judge; they are asked again."""
+
+
+def no_reply(reason: str | None) -> bool:
+    """Whether this is why an answer is unscored."""
+    return (reason or "").startswith(NO_REPLY)
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,16 @@ class Usage:
     output: int = 0
     lost: int = 0
     """Requests that were sent and whose reply never came; the server may have charged for them."""
+    uncounted: int = 0
+    """Replies, among `requests`, that did not say what they took."""
+    most_input: int = 0
+    """With `most_output`: what the lost and the uncounted ones together can have taken at most."""
+    most_output: int = 0
+
+    @property
+    def at_most(self) -> Usage:
+        """The same with what is not known at its most."""
+        return Usage(self.requests, self.input + self.most_input, self.output + self.most_output)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -70,6 +96,9 @@ class Usage:
             self.input + other.input,
             self.output + other.output,
             self.lost + other.lost,
+            self.uncounted + other.uncounted,
+            self.most_input + other.most_input,
+            self.most_output + other.most_output,
         )
 
 
@@ -99,10 +128,6 @@ class Outcome:
     @classmethod
     def unscored(cls, reason: str, usage: Usage | None = None) -> Outcome:
         return cls(unscored_reason=reason, usage=usage or Usage())
-
-    @property
-    def no_reply(self) -> bool:
-        return (self.unscored_reason or "").startswith(NO_REPLY)
 
     def as_judgement(
         self, item: Item, flags: tuple[str, ...], dimensions: Sequence[str] = DIMENSIONS

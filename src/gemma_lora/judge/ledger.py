@@ -2,7 +2,8 @@
 
 Writes into judgements/<judge>/: `judgements.jsonl` (one Judgement a line; while the stage works the
 last line of a question, arm and repeat counts; when it is done the file is put in order with one line
-each), `usage.jsonl` (of every reply, paid or from the cache: tokens, the judge's snapshot, the rung)
+each), `usage.jsonl` (of every reply, paid or from the cache: tokens, the judge's snapshot, the rung; it
+only ever grows, since what was paid stays paid)
 and `inputs.json` (the judge's identity and a digest of each text that was judged). Judgements of
 another identity or of an answer that has changed since are dropped, with a notice; those without a
 reply are asked again. In memory is one entry for each judgement, never its text.
@@ -20,12 +21,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gemma_lora.console import Console
-from gemma_lora.judge.items import NO_REPLY, Key, Outcome, Source, Usage
+from gemma_lora.judge.items import Key, Outcome, Source, Usage, no_reply
 from gemma_lora.records import Judgement
 from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["Entry", "Ledger", "Spent", "Tally", "UsageLine"]
+__all__ = ["INPUTS", "Entry", "Ledger", "Spent", "Tally", "UsageLine", "text_name"]
+
+INPUTS = "inputs.json"
 
 Entry = tuple[Key, Outcome, Judgement | None]
 """What the engine records: no judgement where an outcome only took something."""
@@ -43,6 +46,11 @@ class UsageLine(BaseModel):
     output: int
     cached: bool
     lost: int = 0
+    uncounted: int = 0
+    most_input: int = 0
+    most_output: int = 0
+    judge: str | None = None
+    """The identity of the judge that was asked, shortened."""
     model: str | None = None
     fingerprint: str | None = None
     rung: str | None = None
@@ -50,7 +58,7 @@ class UsageLine(BaseModel):
 
 @dataclass
 class Spent:
-    """All that a folder's judgements took, over all calls."""
+    """All that a folder's judgements took, over all calls; the rest is of its present identity."""
 
     usage: Usage = field(default_factory=Usage)
     cached: int = 0
@@ -110,7 +118,7 @@ class Ledger:
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
         self.usage = folder / "usage.jsonl"
-        self._inputs = folder / "inputs.json"
+        self._inputs = folder / INPUTS
         self._items = items
         self._noun = noun
         self.known: set[Key] = set()
@@ -132,6 +140,10 @@ class Ledger:
                 input=outcome.usage.input,
                 output=outcome.usage.output,
                 lost=outcome.usage.lost,
+                uncounted=outcome.usage.uncounted,
+                most_input=outcome.usage.most_input,
+                most_output=outcome.usage.most_output,
+                judge=self._judge,
                 cached=outcome.cached,
                 model=outcome.model,
                 fingerprint=outcome.fingerprint,
@@ -164,10 +176,20 @@ class Ledger:
         return tally
 
     def spent(self, console: Console) -> Spent:
-        """Everything this folder's judgements took, over all calls."""
+        """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += Usage(line.requests, line.input, line.output, line.lost)
+            total.usage += Usage(
+                line.requests,
+                line.input,
+                line.output,
+                line.lost,
+                line.uncounted,
+                line.most_input,
+                line.most_output,
+            )
+            if line.judge not in (None, self._judge):
+                continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached
             if line.model:
                 total.models[line.model] += 1
@@ -178,10 +200,12 @@ class Ledger:
         return total
 
     def _open(self, identity: dict[str, Any], console: Console) -> None:
-        texts = {_name(key): text for key, text in self._items.digests.items()}
-        now = {"identity": digest(identity), "texts": texts}
+        texts = {text_name(key): text for key, text in self._items.digests.items()}
+        whole = digest(identity)
+        now = {"identity": whole, "texts": texts}
+        self._judge = whole[:16]
         before = read_saved(self._inputs) if self._inputs.exists() else {}
-        same = before.get("identity") == now["identity"]
+        same = before.get("identity") == whole
         old: dict[str, str] = before.get("texts", {})
         wanted = self._items.digests
         last: dict[Key, int] = {}
@@ -191,14 +215,14 @@ class Ledger:
             key = _key(row)
             last[key] = total
             total += 1
-            if (row.unscored_reason or "").startswith(NO_REPLY):
+            if no_reply(row.unscored_reason):
                 silent.add(key)
             else:
                 silent.discard(key)
         for key in last:
             if not same:
                 break
-            if key in wanted and old.get(_name(key)) == wanted[key]:
+            if key in wanted and old.get(text_name(key)) == wanted[key]:
                 self.known.add(key)
             elif key[1] not in self._items.arms:
                 left_out += 1
@@ -220,8 +244,6 @@ class Ledger:
             console.note(f"{more} earlier {self._noun} are further repeats, which are left out now")
         if gone:
             console.note(f"{gone} earlier {self._noun} are of what is no longer asked: left out")
-        if not same:
-            self.usage.unlink(missing_ok=True)
         for _ in iter_jsonl(self.usage, UsageLine, console):
             break  # drops a torn last line before more are appended
         again = silent & self.known
@@ -292,5 +314,6 @@ def _key(row: Judgement) -> Key:
     return (row.id, row.arm, row.repeat)
 
 
-def _name(key: Key) -> str:
+def text_name(key: Key) -> str:
+    """How inputs.json names the text of `key`."""
     return " ".join(map(str, key))

@@ -10,14 +10,17 @@ Raises JudgeError where it cannot be loaded, and ConfigError for a name that is 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
 from gemma_lora.config import JudgeConfig
+from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, GemmaLoraError, JudgeError
 from gemma_lora.judge.asking import Prompt
+from gemma_lora.judge.budget import Budget, most_tokens
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.replies import TIME_OUT, NoReply, Reply
 
@@ -92,8 +95,20 @@ def facts_of(name: str) -> dict[str, Any]:
 class PluginAsker:
     """Puts prompts to a plug-in's backend."""
 
-    def __init__(self, name: str, model: str, config: JudgeConfig) -> None:
+    temperature: int | None = None
+    """That is up to the plug-in, which is told of none."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        config: JudgeConfig,
+        console: Console,
+        budget: Budget | None = None,
+    ) -> None:
         self._name = name
+        self._console = console
+        self._budget = budget
         self._config = config
         self._ended: JudgeError | None = None
         self._backend: Any = _made(name, model)
@@ -105,24 +120,50 @@ class PluginAsker:
         if self._ended:
             raise self._ended
         limit = self._config.judge_max_tokens * (4 if longer else 1)
-        call = self._backend.ask(
-            system=prompt.system, user=prompt.user, schema=prompt.schema, max_tokens=limit
-        )
+        texts = prompt.system + prompt.user + json.dumps(prompt.schema)
+        bound = most_tokens(texts)
+        # what it took is known only by its own count, so all else counts at the most it can be
+        unknown = Usage(lost=1, most_input=bound, most_output=limit)
+        if self._budget is None:
+            return await self._call(prompt, limit, unknown)
+        held = await self._budget.hold(bound, limit)
+        usage: Usage | None = None
         try:
+            if self._ended:  # meanwhile
+                usage = Usage()
+                raise self._ended
+            reply = await self._call(prompt, limit, unknown)
+            usage = None if reply.usage.uncounted else reply.usage
+            return reply
+        finally:
+            self._budget.settle(held, bound, usage)
+
+    async def _call(self, prompt: Prompt, limit: int, unknown: Usage) -> Reply:
+        task = asyncio.current_task()
+        asked_to_stop = task.cancelling() if task else 0
+        try:
+            call = self._backend.ask(
+                system=prompt.system, user=prompt.user, schema=prompt.schema, max_tokens=limit
+            )
             found = await asyncio.wait_for(call, self._config.judge_timeout)
         except JudgeError:
             raise
         except TimeoutError:
-            raise NoReply(f"{TIME_OUT}{self._config.judge_timeout:g} s", Usage(lost=1)) from None
+            raise NoReply(f"{TIME_OUT}{self._config.judge_timeout:g} s", unknown) from None
+        except asyncio.CancelledError as error:
+            if task and task.cancelling() > asked_to_stop:
+                raise  # ours: the user stops
+            raise NoReply(self._raised(error), unknown) from None
         except Exception as error:  # noqa: BLE001 - code of others; its text may hold a key
-            raise NoReply(f"the plug-in `{self._name}` raised {type(error).__name__}") from None
+            raise NoReply(self._raised(error), unknown) from None
         replied: Any = Replied(found) if isinstance(found, str) else found
-        if not isinstance(replied, Replied) or not isinstance(cast(Any, replied.text), str):
-            return Reply(
-                "", f"the plug-in returned {type(found).__name__}, not text", usage=Usage(1)
-            )
+        most = replace(unknown, requests=1, lost=0, uncounted=1)
+        fault = _fault(found, replied)
+        if fault:
+            return Reply("", f"the plug-in returned {fault}", usage=most)
         usage = Usage(1, replied.input_tokens, replied.output_tokens)
-        return Reply(replied.text, usage=usage, model=replied.model, rung=RUNG)
+        counted = bool(usage.input or usage.output)
+        return Reply(replied.text, usage=usage if counted else most, model=replied.model, rung=RUNG)
 
     def judged(self, reply: Reply, usable: bool) -> None:
         pass  # there is one rung only
@@ -132,8 +173,29 @@ class PluginAsker:
 
     async def close(self) -> None:
         closing = getattr(self._backend, "close", None)
-        if closing is not None:
-            await closing()
+        if closing is None:
+            return
+        try:
+            await asyncio.wait_for(closing(), self._config.judge_timeout)
+        except Exception as error:  # noqa: BLE001 - as above; what was judged is whole without it
+            self._console.warn(f"{self._raised(error)} when it was closed")
+
+    def _raised(self, error: BaseException) -> str:
+        return f"the plug-in `{self._name}` raised {type(error).__name__}"
+
+
+def _fault(found: Any, replied: Any) -> str:
+    """What is wrong with a plug-in's return value; empty where it is as promised."""
+    if not isinstance(replied, Replied) or not isinstance(cast(Any, replied.text), str):
+        return f"{type(found).__name__}, not text"
+    for name in ("input_tokens", "output_tokens"):
+        count: Any = getattr(replied, name)
+        if type(count) is not int or count < 0:
+            return f"{type(count).__name__} as {name}, not a number of tokens"
+    model: Any = replied.model
+    if model is not None and not isinstance(model, str):
+        return f"{type(model).__name__} as model, not text"
+    return ""
 
 
 def _made(name: str, model: str) -> Any:

@@ -3,7 +3,8 @@
 A line is one of our own judgements, or any object with `id`, `arm` and the scores (in `scores` or
 beside them) and `overall`. Lines that repeat an id, arm and repeat must say the same; only where the
 earlier had no reply does the later count, as in our own files. A score outside 1 to 10 makes the judgement unscored; an answer that the file does not
-know is unscored too. Refuses files that are not JSON lines or contradict themselves, all such lines
+know is unscored too. Where `inputs.json` lies beside the file (a judge's folder of a run), a judgement counts only
+for the very question, reference and answer that it was made for; else it is unscored. Refuses files that are not JSON lines or contradict themselves, all such lines
 at once.
 """
 
@@ -17,13 +18,15 @@ from typing import Any, cast
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import rubric_facts
 from gemma_lora.judge.items import NO_REPLY, Item, Key, Outcome
+from gemma_lora.judge.ledger import INPUTS, text_name
 from gemma_lora.rubric import OVERALL, Rubric, load_rubric
-from gemma_lora.rundir import file_digest, read_saved
+from gemma_lora.rundir import digest, file_digest, read_saved
 
-__all__ = ["ReplayScorer"]
+__all__ = ["OTHER", "ReplayScorer"]
 
 ABSENT = "not in the replay file"
 RECORDED = "recorded as unscored: "
+OTHER = "recorded for another answer"
 
 
 class ReplayScorer:
@@ -40,14 +43,31 @@ class ReplayScorer:
         _refuse_other_rubric(path, made, self.rubric)
         self._outcomes = _read(path, self.rubric)
         self._digest = file_digest(path)
+        self._texts = _texts(path)
         is_llm = made.get("is_llm")
         self.is_llm: bool | None = is_llm if isinstance(is_llm, bool) else None
 
     def identity(self) -> dict[str, Any]:
-        return {"backend": "replay", "file": self._digest, "rubric": self.rubric.hash}
+        texts = {} if self._texts is None else {"texts": digest(self._texts)}
+        return {
+            "backend": "replay",
+            "file": self._digest,
+            "rubric": self.rubric.hash,
+            **texts,
+        }
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it is known which answers were judged."""
+        return self._texts is not None
 
     async def score(self, item: Item) -> Outcome:
-        return self._outcomes.get(item.key) or Outcome.unscored(ABSENT)
+        found = self._outcomes.get(item.key)
+        if found is None:
+            return Outcome.unscored(ABSENT)
+        if self._texts is not None and self._texts.get(text_name(item.key)) != item.fields():
+            return Outcome.unscored(OTHER)
+        return found
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -66,6 +86,15 @@ def _origin(path: Path) -> dict[str, Any]:
     if path.name != "judgements.jsonl" or not beside.is_file():
         return {}
     return read_saved(beside)
+
+
+def _texts(path: Path) -> dict[str, str] | None:
+    """Digests of the texts that were judged, by `text_name`; None where nobody recorded them."""
+    beside = path.parent / INPUTS
+    if path.name != "judgements.jsonl" or not beside.is_file():
+        return None
+    texts: Any = read_saved(beside).get("texts")
+    return cast(dict[str, str], texts) if isinstance(texts, dict) else None
 
 
 def _refuse_other_rubric(path: Path, made: dict[str, Any], rubric: Rubric) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gemma_lora.errors import JudgeError
-from gemma_lora.judge.items import NO_REPLY, Usage
+from gemma_lora.judge.items import NO_REPLY, Usage, no_reply
 
 __all__ = [
     "CONNECTION",
@@ -38,7 +38,7 @@ def remedy_for(reason: str) -> str:
     """What to do about an unscored answer, from its reason."""
     if reason.startswith(REJECTED):
         return f"{_ENDPOINT} and that it serves this model"
-    if not reason.startswith(NO_REPLY):
+    if not no_reply(reason):
         return "choose a judge that follows instructions, or raise --judge-max-tokens"
     way = reason.removeprefix(NO_REPLY)
     if way.startswith(CONNECTION):

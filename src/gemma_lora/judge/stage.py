@@ -18,18 +18,18 @@ from gemma_lora.baselines import parse
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, JudgeError
-from gemma_lora.judge.asked import Asker, LlmScorer
+from gemma_lora.judge.asked import Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
-from gemma_lora.judge.canaries import FOLDER, Canaries, Mixture, measured, not_measured
+from gemma_lora.judge.canaries import FOLDER, PLANTED, Canaries, Mixture, measured, not_measured
 from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
-from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, ordered
+from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, no_reply, ordered
 from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.judge.ledger import Ledger, Spent, Tally
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.plugins import PluginAsker
-from gemma_lora.judge.replay import ReplayScorer
+from gemma_lora.judge.replay import OTHER, ReplayScorer
 from gemma_lora.judge.replies import remedy_for
 from gemma_lora.records import AGAIN, ARMS, Judgement, Message
 from gemma_lora.rubric import Rubric, load_rubric
@@ -37,8 +37,6 @@ from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json
 
 __all__ = ["arms_of", "fingerprint", "judge", "probe"]
 
-_LONG_PROMPT = 4096
-"""Tokens assumed for a prompt whose reply was lost, where no other prompt was counted."""
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
 
@@ -107,8 +105,11 @@ def _judge(
         write_text(folder / "rubric.yaml", scorer.rubric.text)
     if todo:
         run_async(work)
+    _require_all(target, answers.open_keys)
     tally = ledger.close()
     _warn_of_silent_arms(items.arms, tally, console)
+    if isinstance(scorer, ReplayScorer):
+        _warn_of_other_answers(scorer, tally, console)
     found = _canary_facts(target, canaries, planted)
     spent = ledger.spent(console) + planted.spent(console)
     facts = _facts(target, scorer, ledger, tally, items.arms, spent, prices, console, folder)
@@ -153,7 +154,7 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
                 f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
             )
             return
-        unreachable = reason.startswith(NO_REPLY)
+        unreachable = no_reply(reason)
         raise JudgeError(
             f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
             f"{reason.removeprefix(NO_REPLY)}",
@@ -169,7 +170,10 @@ def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> Non
 
 
 def fingerprint(config: JudgeConfig) -> str:
-    """Digest of all that decides this judge's scores (model, prompt, schema, replay file, repeats); asks nobody."""
+    """Digest of all that decides this judge's scores (model, prompt, schema, replay file, repeats); asks no judge.
+
+    For a model of the hub that is to run in this process, it asks the hub for the commit.
+    """
     target = resolve(config.judge)
     repeated = [config.repeats] if _repeatable(target) and config.repeats > 1 else []
     return digest(_identity(target, config), *repeated)
@@ -213,10 +217,7 @@ def _repeats(target: Target, config: JudgeConfig, console: Console) -> int:
 def _budget(config: JudgeConfig, spent: Usage) -> Budget | None:
     if config.max_cost is None or config.price_input is None or config.price_output is None:
         return None
-    # replies that were lost in earlier calls: a prompt of the usual length and a reply of the longest
-    into = spent.input // spent.requests if spent.requests else _LONG_PROMPT
-    lost = Usage(0, spent.lost * into, spent.lost * config.judge_max_tokens)
-    return Budget(config.max_cost, (config.price_input, config.price_output), spent + lost)
+    return Budget(config.max_cost, (config.price_input, config.price_output), spent)
 
 
 def _uncached_first(
@@ -242,10 +243,10 @@ def _uncached_first(
         chars = [len(prompt.system) + len(prompt.user) for prompt in prompts]
         prices = (config.price_input, config.price_output)
         estimate = Estimate.of(different, chars, config.judge_max_tokens, before, prices)
-        planted = sum(key[1] not in ARMS for key in asked)
+        planted = sum(key[1] in PLANTED for key in asked)
         among = f", {planted} of them for canaries (--canaries)" if planted else ""
         console.note(estimate.sentence() + among)
-        spent = cost(before, prices) or 0.0
+        spent = cost(before.at_most, prices) or 0.0
         if config.max_cost is not None and spent + (estimate.dollars or 0.0) > config.max_cost:
             console.note(
                 f"that is likely more than --max-cost ${config.max_cost:g} allows"
@@ -302,7 +303,7 @@ def _scorer(
         asker = ModelAsker(target.model, config, console)
         architecture = asker.architecture
     elif target.plugin:
-        asker = PluginAsker(target.plugin, target.model, config)
+        asker = PluginAsker(target.plugin, target.model, config, console, budget)
     else:
         from gemma_lora.judge.client import ServerAsker
 
@@ -336,6 +337,9 @@ def _facts(
     before = read_saved(path) if path.exists() else {}
     same = before.get("identity") == digest(scorer.identity())
     usage, seen = spent.usage, {}
+    own = scorer.facts()
+    if same and "temperature" in own and before.get("temperature", 0) is None:
+        own["temperature"] = None  # found out by an earlier call
     if isinstance(scorer, LlmScorer):
         seen = {
             "snapshot": ", ".join(sorted(spent.models)) or None,
@@ -343,6 +347,9 @@ def _facts(
             "rung": spent.rungs.most_common(1)[0][0] if spent.rungs else None,
             "rungs": dict(spent.rungs.most_common()),
         }
+        told = warning_of_change([])[:30]
+        if len(spent.models) > 1 and not any(w.startswith(told) for w in console.warnings):
+            console.warn(warning_of_change(list(spent.models)))  # between two calls of the command
     repeats = max((key[2] for key in ledger.known), default=0) + 1
     return {
         "schema_version": 1,
@@ -353,7 +360,7 @@ def _facts(
         "address": target.address if target.is_llm else None,
         "model": target.model,
         "identity": digest(scorer.identity()),
-        **scorer.facts(),
+        **own,
         **seen,
         "judged": tally.judged,
         "scored": sum(tally.scored.values()),
@@ -366,8 +373,10 @@ def _facts(
         "certainty": tally.certainty,
         "requests": usage.requests,
         "requests_lost": usage.lost,
+        "requests_uncounted": usage.uncounted,
         "tokens": {"input": usage.input, "output": usage.output},
         "cost": cost(usage, prices) if scorer.is_llm else None,
+        "cost_at_most": cost(usage.at_most, prices) if scorer.is_llm else None,
         "cached": spent.cached,
         "warnings": list(dict.fromkeys([*(before["warnings"] if same else []), *console.warnings])),
     }
@@ -375,7 +384,7 @@ def _facts(
 
 def _silent(reasons: Mapping[str, int]) -> int:
     """How many had no reply, so that asking again may help."""
-    return sum(count for why, count in reasons.items() if why.startswith(NO_REPLY))
+    return sum(count for why, count in reasons.items() if no_reply(why))
 
 
 def _canary_facts(target: Target, canaries: Canaries, planted: Ledger) -> dict[str, Any]:
@@ -403,6 +412,12 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
         console.note(
             f"{facts['requests_lost']} requests were sent whose reply never came; the server may have "
             "charged for them"
+        )
+    if facts["requests_uncounted"]:
+        console.note(
+            f"{facts['requests_uncounted']} replies did not say what they took, so tokens and cost are without "
+            "them"
+            + ("" if facts["cost_at_most"] is None else f" (at most ${facts['cost_at_most']:.4f})")
         )
     if facts.get("rungs"):
         counts = [f"{name} ({count})" for name, count in facts["rungs"].items()]
@@ -443,11 +458,34 @@ def _warn_of_silent_arms(arms: Sequence[str], tally: Tally, console: Console) ->
             )
 
 
+def _warn_of_other_answers(scorer: ReplayScorer, tally: Tally, console: Console) -> None:
+    if not scorer.is_checked:
+        console.warn(
+            "nothing beside the replayed file says which answers its judgements were made for (inputs.json), so "
+            "that they are these could not be checked"
+        )
+    elif tally.reasons[OTHER]:
+        console.warn(
+            f"{tally.reasons[OTHER]} replayed judgements were made for other answers than those here, which stay "
+            "unscored"
+        )
+
+
+def _require_all(target: Target, left: Sequence[Key]) -> None:
+    """JudgeError where judging ended before its end and nothing said why: a part must not pass for the whole."""
+    if left:
+        raise JudgeError(
+            f"{len(left)} answers were not judged, and nothing says why: judging ended too early",
+            where=target.name,
+            remedy="run the same command again: what was judged is kept",
+        )
+
+
 def _require_some(target: Target, tally: Tally) -> None:
     empty = [arm for arm in ARMS if not tally.scored[arm]]
     if not empty:
         return
-    silent = next((why for why, _ in tally.reasons.most_common() if why.startswith(NO_REPLY)), None)
+    silent = next((why for why, _ in tally.reasons.most_common() if no_reply(why)), None)
     raise JudgeError(
         f"not one {' and not one '.join(empty)} answer could be scored",
         where=target.name,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gemma_lora.errors import EnvironmentFault, ModelError
-from gemma_lora.model.safety import weight_files
+from gemma_lora.model.safety import weight_files, weight_names
 from gemma_lora.rundir import digest, file_digest
 
 if TYPE_CHECKING:
@@ -84,8 +84,11 @@ def fetch(ref: BaseRef, *, weights: bool) -> tuple[Path, str | None]:
         if not folder.is_dir():
             raise ModelError("there is no such folder", where=ref.location)
         return folder, None
-    patterns = [*TEXT_FILES, *(["*.safetensors"] if weights else [])]
-    return _from_hub(ref, patterns)
+    folder, commit = _from_hub(ref, TEXT_FILES)
+    if not weights:
+        return folder, commit
+    # by name: some repositories hold the same weights a second time in another cut
+    return _from_hub(ref, [*TEXT_FILES, *weight_names(folder)])
 
 
 def weights_digest(ref: BaseRef) -> str:

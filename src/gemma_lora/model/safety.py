@@ -15,7 +15,14 @@ from typing import Any, cast
 
 from gemma_lora.errors import ModelError
 
-__all__ = ["check_base_folder", "read_config", "read_object", "safetensors_header", "weight_files"]
+__all__ = [
+    "check_base_folder",
+    "read_config",
+    "read_object",
+    "safetensors_header",
+    "weight_files",
+    "weight_names",
+]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -45,8 +52,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, checked for keys that would make a loader run foreign code."""
+def read_config(folder: Path, *, quantised: bool = False) -> dict[str, Any]:
+    """`config.json`, checked for keys that would make a loader run foreign code.
+
+    `quantised`: whether weights may be quantised, as those of a model that is not trained may.
+    """
     if not (folder / "config.json").exists():
         listing = sorted(entry.name for entry in folder.iterdir())[:8]
         raise ModelError(
@@ -57,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     config = read_object(folder / "config.json")
     _refuse_code(config, folder / "config.json")
-    if config.get("quantization_config") is not None:
+    if config.get("quantization_config") is not None and not quantised:
         raise ModelError(
             "the weights are quantised, and training on quantised weights is not supported yet",
             where=str(folder / "config.json"),
@@ -105,6 +115,13 @@ def weight_files(folder: Path) -> list[Path]:
     for file in files:
         safetensors_header(file)
     return files
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the weight files that `folder` should hold, by its index if it has one."""
+    if (folder / INDEX).exists():
+        return [file.name for file in _indexed(folder)]
+    return [SINGLE]
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:

@@ -245,9 +245,11 @@ def _answer(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, seeds
+    from gemma_lora import judge, pipeline, seeds
 
     run_dir, config = pipeline.open_run(args.target, flags)
+    if "judge" not in flags:
+        judge.need_named(config.judge.judge)
     if config.seeds > 1:
         return _shown_verdict(args, seeds.judge(run_dir, config, args.console, flags))
     return _shown_verdict(args, pipeline.judge(run_dir, config, args.console))

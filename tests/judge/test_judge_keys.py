@@ -10,8 +10,11 @@ import pytest
 from support.judge_server import Act, JudgeServer
 
 from gemma_lora import judge as judging
+from gemma_lora.cli import main
+from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
+from gemma_lora.loading import dump
 
 KEY = "own-key-4711-abcdef"
 OPENAI = "sk-openai-0815-abcdef"
@@ -134,3 +137,38 @@ def test_a_refused_key_is_named_by_its_variable(server: JudgeServer, configured)
     with pytest.raises(JudgeError, match="refuses access") as caught:
         judging.probe(configured(server.name).judge, Console(quiet=True), backoff=0.01)
     assert "GEMMA_LORA_JUDGE_KEY was sent" in str(caught.value)
+
+
+REMOTE = "http://192.0.2.1:8000/v1#m"
+"""A server that nobody has (RFC 5737)."""
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "variables", "code"),
+    [
+        (REMOTE, [], {}, 4),
+        (REMOTE, ["--repeats", "2"], {"GEMMA_LORA_JUDGE_KEY_HOST": "192.0.2.1"}, 4),
+        ("http://192.0.2.1/v1#m", [], {"GEMMA_LORA_JUDGE_KEY_HOST": "192.0.2.1"}, 4),
+        ("anthropic+https://gateway.example/v1#m", [], {}, 4),
+        # what stops these is that the folder holds no training
+        (REMOTE, ["--judge", REMOTE], {}, 2),
+        (REMOTE, [], {"GEMMA_LORA_JUDGE_KEY_HOST": "other, 192.0.2.1:8000"}, 2),
+        ("https://gateway.example/v1#m", [], {"GEMMA_LORA_JUDGE_KEY_HOST": "Gateway.example"}, 2),
+        (REMOTE, [], {"GEMMA_LORA_JUDGE_KEY": ""}, 2),
+        ("http://127.0.0.1:9/v1#m", [], {}, 2),
+        ("lexical", [], {}, 2),
+    ],
+)
+def test_a_server_that_only_the_run_folder_names_gets_no_key(
+    name: str, more: list[str], variables: dict[str, str], code: int, tmp_path, capsys, monkeypatch
+) -> None:
+    """The folder may be somebody else's, and its server theirs."""
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.yaml").write_text(dump(Config(judge=JudgeConfig(judge=name))))
+    assert main(["judge", str(tmp_path / "theirs"), *more]) == code
+    said = capsys.readouterr().err
+    assert KEY not in said
+    assert ("the run folder names this server, not you" in said) == (code == 4)
+    assert (f"--judge '{name}'" in said) == (code == 4)

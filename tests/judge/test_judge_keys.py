@@ -13,7 +13,7 @@ from gemma_lora import judge as judging
 from gemma_lora.cli import main
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.loading import dump
 
 KEY = "own-key-4711-abcdef"
@@ -172,3 +172,44 @@ def test_a_server_that_only_the_run_folder_names_gets_no_key(
     assert KEY not in said
     assert ("the run folder names this server, not you" in said) == (code == 4)
     assert (f"--judge '{name}'" in said) == (code == 4)
+
+
+ADDRESSES = [
+    "http://user:s3cret@h/v1#m",
+    "http:/user:s3cret@h/v1#m",
+    "http:user:s3cret@h/v1#m",
+    "https:///user:s3cret@h/v1#m",
+    "http:\\\\user:s3cret@h/v1#m",
+    "HTTP://s3cret@h#m",
+    "http://[user:s3cret@h/v1#m",
+    "htp://user:s3cret@h/v1#m",
+    "anthropic+http:/user:s3cret@h/v1#m",
+    "https://h/v1?key=s3cret#m",
+]
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_a_secret_in_an_address_is_refused_before_anything_is_written(
+    name: str, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.csv").write_text("question,answer\na,b\n")
+    assert main(["run", "q.csv", "--judge", name, "--out", "new", "--json"]) == 2
+    (tmp_path / "c.yaml").write_text("judge: {judge: '" + name + "'}\n")
+    assert main(["run", "q.csv", "--config", "c.yaml", "--out", "new"]) == 2
+    with pytest.raises(ValueError, match="GEMMA_LORA_JUDGE_KEY") as caught:
+        JudgeConfig(judge=name)
+    with pytest.raises(ConfigError) as resolved:
+        judging.resolve(name)
+    out, err = capsys.readouterr()
+    assert "s3cret" not in f"{out} {err} {caught.value} {resolved.value}"
+    assert "--judge: the judge's address holds a user name, a password or a query" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"q.csv", "c.yaml"}
+
+
+@pytest.mark.parametrize(
+    "name", ["http://h/v1#m@main", "hf:google/gemma-3-27b-it@main", "https://h/p/@x/v1#m?"]
+)
+def test_an_at_sign_elsewhere_is_no_secret(name: str) -> None:
+    assert JudgeConfig(judge=name).judge == name
+    assert judging.resolve(name).name == name

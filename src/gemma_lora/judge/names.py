@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from gemma_lora.config import JudgeConfig
+from gemma_lora.config import JudgeConfig, holds_secret
 from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.judge import lexical
 from gemma_lora.judge.plugins import find, refuse_namesake
@@ -95,6 +95,12 @@ class Target:
 def resolve(name: str) -> Target:
     """The target that `name` stands for; ConfigError (exit 2) lists the forms where it stands for none."""
     text = name.strip()
+    if holds_secret(text):
+        raise ConfigError(  # the address is not repeated
+            "the judge's address holds a user name, a password or a query",
+            expected="http://HOST:PORT/v1#MODEL",
+            remedy="put the key into GEMMA_LORA_JUDGE_KEY",
+        )
     if (before := text.partition(":")[0]) in _BUILT_IN:
         refuse_namesake(before)
     if text == "lexical":
@@ -218,16 +224,17 @@ def _server(text: str) -> Target:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise ConfigError(
-            f"the judge's address is malformed: {error}", expected="http://HOST:PORT/v1#MODEL"
-        ) from None
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(  # the address is not repeated: it may hold a secret
-            "the judge's address holds a user name, a password or a query",
+            f"the judge's address is malformed: {error}",
+            where=f"--judge {text}",
             expected="http://HOST:PORT/v1#MODEL",
-            remedy="put the key into GEMMA_LORA_JUDGE_KEY",
-        )
+        ) from None
     if not host:
-        raise ConfigError("the judge's address has no host", where=f"--judge {text}")
+        raise ConfigError(
+            "the judge's address has no host",
+            where=f"--judge {text}",
+            expected="http://HOST:PORT/v1#MODEL",
+            remedy="put the server's name or number after http:// or https://",
+        )
     if not model.strip():
         raise ConfigError(
             "the judge's address names no model",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from pathlib import Path
 
 import pytest
-from support.judge_server import Act, JudgeServer
+from support.judge_server import Act, JudgeServer, completion, right_scores, verdict_text
 
 from gemma_lora import judge as judging
 from gemma_lora.cli import main
@@ -213,3 +214,41 @@ def test_a_secret_in_an_address_is_refused_before_anything_is_written(
 def test_an_at_sign_elsewhere_is_no_secret(name: str) -> None:
     assert JudgeConfig(judge=name).judge == name
     assert judging.resolve(name).name == name
+
+
+STEERING = "\x1b]0;pwned\x07\x1b[2J\x9b2J\u202e"
+
+
+def test_no_text_of_a_server_steers_the_terminal(server: JudgeServer) -> None:
+    settings = JudgeConfig(judge=server.name, judge_retries=0)
+    stream = io.StringIO()
+    body = completion(f"m{STEERING}", verdict_text(right_scores("It is 4.")))
+    server.plan = lambda seen: Act(body=body)
+    judging.probe(settings, Console(stream=stream))
+    assert "it calls itself m\\x1b]0;pwned" in stream.getvalue()
+    faults: list[JudgeError] = []
+    server.models = [f"m{STEERING}"]
+    for act in (
+        Act(status=404),
+        Act(status=302, headers={"location": "http://h\x1b]0;pwned\x07/"}),
+        Act(status=302, headers={"location": "http://h[\x1b[2J/"}),
+    ):
+        server.plan = lambda seen, act=act: act
+        with pytest.raises(JudgeError) as caught:
+            judging.probe(settings, Console(stream=stream))
+        faults.append(caught.value)
+        Console(stream=stream).note(str(caught.value))
+    assert [fault.found.startswith("the judge's server redirects") for fault in faults] == [
+        False,
+        True,
+        True,
+    ]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", stream.getvalue())
+
+
+def test_the_command_line_prints_no_control_character(tmp_path, capsys) -> None:
+    assert main(["judge", str(tmp_path / STEERING), "--json"]) == 2
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "pwned" in text
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)

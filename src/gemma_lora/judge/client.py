@@ -358,7 +358,7 @@ class ServerAsker:
         if status in (408, 409, 425, 429) or status >= 500:
             return _Passing(what, retry_after(response.headers))
         if 300 <= status < 400:
-            to = urlsplit(str(response.headers.get("location", ""))).netloc or "another address"
+            to = self._connection.scrub(_host_of(response.headers.get("location", "")))
             return self._end(
                 f"redirects to {to} ({status})",
                 "name the final address; redirects are not followed, so that no key goes astray",
@@ -409,6 +409,13 @@ class ServerAsker:
         )
         self.end(error)
         return error
+
+
+def _host_of(location: str) -> str:
+    try:
+        return urlsplit(location).netloc or "another address"
+    except ValueError:
+        return "an address that is none"
 
 
 def _needs(into: float, out: float) -> dict[str, float]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import re
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from gemma_lora import judge as judging
 from gemma_lora.cli import main
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
-from gemma_lora.errors import ConfigError, JudgeError
+from gemma_lora.errors import ConfigError, EnvironmentFault, JudgeError
 from gemma_lora.loading import dump
 
 KEY = "own-key-4711-abcdef"
@@ -252,3 +255,59 @@ def test_the_command_line_prints_no_control_character(tmp_path, capsys) -> None:
     for text in (out, err):
         assert "pwned" in text
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://user:s3cret@127.0.0.1:9"),
+        ("HTTPS_PROXY", "ftp://user:s3cret@127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+    ],
+)
+def test_surroundings_that_allow_no_connection_are_an_expected_fault(
+    variable: str, value: str, monkeypatch
+) -> None:
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(EnvironmentFault) as caught:
+        judging.probe(JudgeConfig(judge="openai:m", judge_retries=0), Console(quiet=True))
+    fault = caught.value
+    assert fault.where == variable
+    assert fault.expected
+    assert fault.remedy
+    assert "s3cret" not in str(fault)
+
+
+def test_a_body_without_end_is_read_up_to_a_limit(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """A gzip bomb, sent although nothing encoded was asked for, and a plain long body."""
+    long = b" " * (9 << 20)
+    bomb = gzip.compress(b"\0" * 200_000_000, 1)
+    server.plan = lambda seen: (
+        Act(body=bomb, headers={"content-encoding": "gzip"}) if seen.number % 2 else Act(body=long)
+    )
+    tracemalloc.start()
+    with pytest.raises(JudgeError, match="the body is longer than 8 MiB"):
+        judging.judge(
+            configured(server.name, judge_concurrency=1), make_run(1), Console(quiet=True)
+        )
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 150_000_000
+    assert {s.headers.get("accept-encoding") for s in server.chats} == {"identity"}
+
+
+def test_the_list_of_models_is_waited_for_no_longer_than_a_judgement(
+    server: JudgeServer,
+) -> None:
+    server.plan = lambda seen: Act(status=404)
+    server.models = ["m" * 200]
+    server.drip_models = 0.2
+    began = time.monotonic()
+    with pytest.raises(JudgeError, match="knows no such address or model"):
+        judging.probe(JudgeConfig(judge=server.name, judge_timeout=1.0), Console(quiet=True))
+    assert time.monotonic() - began < 8

@@ -20,16 +20,14 @@ import time
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import httpx2
-
 from gemma_lora.config import JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.budget import Budget, most_tokens
-from gemma_lora.judge.connection import Connection, Lost, SentTwice
+from gemma_lora.judge.connection import MOST_BYTES, Connection, Lost, Response, SentTwice
 from gemma_lora.judge.items import Usage
-from gemma_lora.judge.limits import Pace, retry_after
+from gemma_lora.judge.limits import LONGEST_WAIT, Pace, TooLong, retry_after
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.replies import STATUS, Ended, NoReply, Rejected, Reply
 from gemma_lora.judge.wires import ChatWire, Dialect, MessagesWire, Wire
@@ -37,8 +35,6 @@ from gemma_lora.judge.wires import ChatWire, Dialect, MessagesWire, Wire
 __all__ = ["ServerAsker"]
 
 _LONGEST_PAUSE = 60.0
-_LONGEST_WAIT = 600.0
-"""A server that asks for a longer wait than this many seconds ends the stage; it can be continued."""
 _FAILED = f"{STATUS}500"
 _COPIES = 3
 """Replies that may be copies of others', after which they count as failed tries."""
@@ -262,6 +258,12 @@ class ServerAsker:
                 if isinstance(fault, SentTwice) and copies < _COPIES:
                     copies += 1
                     continue  # at once, on another connection
+            except TooLong as limit_stated:
+                raise self._end(
+                    f"states a limit on {limit_stated.kind} that is used up: the next request would have to "
+                    f"wait {limit_stated.seconds:.0f} s",
+                    "run it again later; what is judged is kept",
+                ) from None
             except _Passing as fault:
                 reason, wait = str(fault), fault.wait
             if attempt == self._config.judge_retries:
@@ -269,7 +271,7 @@ class ServerAsker:
                 raise NoReply(f"{reason} ({tries})", Usage(lost=lost[0]))
             pause = min(_LONGEST_PAUSE, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
             if wait is not None:
-                if wait > _LONGEST_WAIT:
+                if wait > LONGEST_WAIT:
                     raise self._end(f"asks to wait {wait:.0f} s ({reason})", "run it again later")
                 self.pace.hold(wait)
                 # spread the crowd that was told the same moment
@@ -330,8 +332,11 @@ class ServerAsker:
             self._tokens_a_char += 0.1 * (usage.input / chars - self._tokens_a_char)
             self._output += 0.1 * (usage.output - self._output)
 
-    def _envelope(self, response: httpx2.Response, rung: str) -> Reply:
+    def _envelope(self, response: Response, rung: str) -> Reply:
         """Status 200 to text and facts; a body that has not the API's form is a damaged reply."""
+        if len(response.content) > MOST_BYTES:
+            too_long = f"the body is longer than {MOST_BYTES >> 20} MiB"
+            return Reply("", too_long, damaged=True, rung=rung)
         kind = str(response.headers.get("content-type", "")).split(";")[0].strip().lower()
         if not kind.endswith("json"):
             shown = self._connection.scrub(kind) or "unknown"
@@ -347,7 +352,7 @@ class ServerAsker:
 
     # -- faults ---------------------------------------------------------------------------------
 
-    async def _status(self, response: httpx2.Response) -> Exception:
+    async def _status(self, response: Response) -> Exception:
         status = response.status_code
         words, code = _message(response)
         said = self._connection.scrub(words)
@@ -422,7 +427,7 @@ def _needs(into: float, out: float) -> dict[str, float]:
     return {"requests": 1.0, "tokens": into + out, "input-tokens": into, "output-tokens": out}
 
 
-def _message(response: httpx2.Response) -> tuple[str, str]:
+def _message(response: Response) -> tuple[str, str]:
     """The server's own words and its code for the fault, from the usual places."""
     try:
         body: Any = json.loads(response.content)

@@ -1,9 +1,10 @@
 """The HTTP connections to one judge's server, and the rule that the key goes nowhere else.
 
-`Connection.send` posts a body and returns the whole response, whatever its status; `Lost` where none
-came. Chat completions go through `openai.AsyncOpenAI` with its retries off; messages (Anthropic's
-API) through the same HTTP library. Redirects are not followed, variables such as OPENAI_BASE_URL
-count for nothing, and every header that is not on a short list is removed before a request leaves.
+`Connection.send` posts a body and returns the response, whatever its status, with at most MOST_BYTES and
+one of its body; `Lost` where none came. Both APIs go through one HTTP library and no client above it:
+of what OpenAI's does only the headers for organization and project mattered, at twice the CPU.
+Redirects are not followed, variables such as OPENAI_BASE_URL count for nothing, and every header that is
+not on a short list is removed before a request leaves.
 
 A server or gateway that sends one reply twice makes each later reply on that connection answer the
 question before it, which HTTP/1.1 cannot tell. So a body that equals the one before it on the same
@@ -15,22 +16,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
 import httpx2
-import openai
 
 from gemma_lora.config import JudgeConfig
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import EnvironmentFault, JudgeError
 from gemma_lora.judge.limits import AUTO_MOST
 from gemma_lora.judge.names import Target, key_for
 from gemma_lora.judge.replies import CONNECTION, TIME_OUT
 
-__all__ = ["Connection", "Lost", "SentTwice"]
+__all__ = ["MOST_BYTES", "Connection", "Lost", "Response", "SentTwice"]
 
 ANTHROPIC_VERSION = "2023-06-01"
 _HEADERS = frozenset(
@@ -39,10 +41,16 @@ _HEADERS = frozenset(
         *("content-type", "content-length", "transfer-encoding"),
     ]
 )
-_OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
-_MESSAGES_HEADERS = frozenset(("anthropic-version",))
+_OPENAI_HEADERS = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
+"""With the variables that OpenAI's own client takes them from."""
 _POOL = 16
 """Connections of one pool, about: the library looks at each of a pool's at every request and reply."""
+MOST_BYTES = 8 << 20
+"""What is read of a body, decoded: a judgement has some kilobytes, and memory is shared by all under way."""
+_SURROUNDINGS = (
+    *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
 
 
 class Lost(Exception):
@@ -61,10 +69,24 @@ class SentTwice(Lost):
         super().__init__(f"{CONNECTION}the server sent a reply twice", sent=True)
 
 
+@dataclass(frozen=True)
+class Response:
+    """`content`: the body, decoded; longer than MOST_BYTES where the rest was not read."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+    stream: Any
+    """The connection that it came over."""
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+
 @dataclass
 class _Pool:
     http: httpx2.AsyncClient
-    openai: openai.AsyncOpenAI | None
     under_way: int = 0
 
 
@@ -82,27 +104,29 @@ class Connection:
         self._retired: WeakSet[Any] = WeakSet()
         self._doubted: set[bytes] = set()
 
-    async def send(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+    async def send(self, path: str, body: dict[str, Any]) -> Response:
         """The response to `body`, read to its end. Raises Lost."""
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
             # the client's own limit is for single reads: a server that drips would never reach it
             async with asyncio.timeout(self._timeout):
-                return await self._post(path, body)
-        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException) as error:
+                return await self._exchange("POST", path, content)
+        except (TimeoutError, httpx2.TimeoutException) as error:
             sent = not isinstance(_innermost(error), httpx2.ConnectTimeout)
             raise Lost(f"{TIME_OUT}{self._timeout:g} s", sent=sent, slow=True) from None
-        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        except httpx2.HTTPError as error:
             inner = _innermost(error)
             refused = isinstance(inner, httpx2.ConnectError | ConnectionRefusedError)
             raise Lost(f"{CONNECTION}{_words(error)}", sent=not refused) from None
 
     async def models(self) -> list[str]:
-        """The model names that the server lists; empty where it lists none."""
+        """The model names that the server lists; empty where it lists none, or not in time."""
         try:
-            response = await self._pools[0].http.get(f"{self._target.address}/models")
+            async with asyncio.timeout(self._timeout):
+                response = await self._exchange("GET", "/models")
             value: Any = json.loads(response.content)
             return [str(entry["id"]) for entry in value["data"]]
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        except (TimeoutError, httpx2.HTTPError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
     async def close(self) -> None:
@@ -118,54 +142,64 @@ class Connection:
         return " ".join(text.split())[:300]
 
     def _pool(self) -> _Pool:
-        http = httpx2.AsyncClient(
-            follow_redirects=False,
-            # a proxy is for the world outside; asking this machine goes straight
-            trust_env=not self._target.is_loopback,
-            timeout=self._timeout,
-            limits=httpx2.Limits(),  # `Pace` has the limit
-            event_hooks={"request": [self._guard]},
-        )
-        if self._target.protocol != "chat":
-            return _Pool(http, None)
-        return _Pool(
-            http,
-            openai.AsyncOpenAI(
-                api_key=self.key or "none",
-                base_url=self._target.address,  # given, so that OPENAI_BASE_URL counts for nothing
-                max_retries=0,
-                timeout=self._timeout,
-                http_client=http,
-            ),
-        )
+        try:
+            return _Pool(
+                httpx2.AsyncClient(
+                    follow_redirects=False,
+                    # a proxy is for the world outside; asking this machine goes straight
+                    trust_env=not self._target.is_loopback,
+                    timeout=self._timeout,
+                    limits=httpx2.Limits(),  # `Pace` has the limit
+                    event_hooks={"request": [self._guard]},
+                )
+            )
+        except (ImportError, ValueError, OSError) as error:
+            # the fault's own words may hold a proxy's password
+            found = [name for name in _SURROUNDINGS if os.environ.get(name)]
+            if isinstance(error, ImportError):
+                what = "a proxy of a kind that is not installed (socks)"
+            elif isinstance(error, OSError):
+                what = "a file of certificates that cannot be read"
+            else:
+                what = "a proxy whose address is malformed"
+            raise EnvironmentFault(
+                f"the environment names {what}",
+                where=", ".join(found) or self._target.name,
+                expected="proxies as http://HOST:PORT or https://HOST:PORT, certificates as a PEM file",
+                remedy="correct or unset the variable, or name this host in NO_PROXY",
+            ) from None
 
-    async def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+    async def _exchange(self, method: str, path: str, content: bytes | None = None) -> Response:
         pool = min(self._pools, key=lambda pool: pool.under_way)
         pool.under_way += 1
         try:
-            return await self._post_by(pool, path, body)
+            # `_guard` adds what else is sent
+            async with pool.http.stream(
+                method, f"{self._target.address}{path}", content=content
+            ) as response:
+                parts: list[bytes] = []
+                length = 0
+                async for part in response.aiter_bytes():
+                    parts.append(part)
+                    length += len(part)
+                    if length > MOST_BYTES:
+                        break
+                return Response(
+                    response.status_code,
+                    response.headers,
+                    b"".join(parts),
+                    response.extensions.get("network_stream"),
+                )
         finally:
             pool.under_way -= 1
 
-    async def _post_by(self, pool: _Pool, path: str, body: dict[str, Any]) -> httpx2.Response:
-        if pool.openai is not None:
-            try:
-                return await pool.openai.post(path, cast_to=httpx2.Response, body=body)
-            except openai.APIStatusError as error:
-                return error.response
-        return await pool.http.post(
-            f"{self._target.address}{path}",
-            content=json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"),
-            headers={"content-type": "application/json", "anthropic-version": ANTHROPIC_VERSION},
-        )
-
-    def doubt(self, response: httpx2.Response, *, scores: bool) -> None:
+    def doubt(self, response: Response, *, scores: bool) -> None:
         """Retire the connection where this body equals the one before it there: a second copy, perhaps.
 
         `scores`: the reply would count; then SentTwice is raised, so that it is asked for again. What
         two connections say alike is believed; what comes over a retired one is not.
         """
-        stream: Any = response.extensions.get("network_stream")
+        stream = response.stream
         if stream is None:
             return
         if stream in self._retired:  # another request had taken it before it was retired
@@ -194,23 +228,29 @@ class Connection:
         """The last look at a request: right address, our key or none, nothing from the environment."""
         if (request.url.scheme, request.url.host) != (self._own.scheme, self._own.hostname):
             raise JudgeError(
-                "a request would have left for another server", where=self._target.name
+                "a request would have left for another server",
+                where=f"{self._target.name}: {request.url.host}",
+                expected=f"{self._own.scheme}://{self._own.hostname}",
+                remedy="name the server by the plain address that it has",
             )
-        allowed = _HEADERS
+        for name in list(request.headers.keys()):
+            if name.lower() not in _HEADERS:
+                del request.headers[name]
+        headers = request.headers
+        headers["accept"], headers["accept-encoding"] = "application/json", "identity"
+        if request.method == "POST":
+            headers["content-type"] = "application/json"
         if self._target.key_variable == "OPENAI_API_KEY":
-            allowed |= _OPENAI_HEADERS
+            for name, variable in _OPENAI_HEADERS.items():
+                if value := os.environ.get(variable, "").strip():
+                    headers[name] = value
         messages = self._target.protocol == "messages"
         if messages:
-            allowed |= _MESSAGES_HEADERS
-        for name in list(request.headers.keys()):
-            if name.lower() not in allowed:
-                del request.headers[name]
-        if messages:
-            request.headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
+            headers["anthropic-version"] = ANTHROPIC_VERSION
         if self.key and messages:
-            request.headers["x-api-key"] = self.key
+            headers["x-api-key"] = self.key
         elif self.key:
-            request.headers["authorization"] = f"Bearer {self.key}"
+            headers["authorization"] = f"Bearer {self.key}"
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """The HTTP connections to one judge's server, and the rule that the key goes nowhere else.
 
 `Connection.send` posts a body and returns the response, whatever its status, with at most MOST_BYTES and
-one of its body; `Lost` where none came. Both APIs go through one HTTP library and no client above it:
-of what OpenAI's does only the headers for organization and project mattered, at twice the CPU.
+one of its body; `Lost` where none came. Both APIs go through one HTTP library, the one that `openai`
+brings, and no client above it: OpenAI's reads a body whole, however long it is.
 Redirects are not followed, variables such as OPENAI_BASE_URL count for nothing, and every header that is
 not on a short list is removed before a request leaves.
 

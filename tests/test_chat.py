@@ -12,9 +12,9 @@ from support.tiny import small_tokenizer
 
 from gemma_lora import chat as chat_module
 from gemma_lora import model as models
-from gemma_lora.chat import Conversation, chat, neutral, text_pieces
+from gemma_lora.chat import Conversation, chat, text_pieces
 from gemma_lora.config import Config, LoraConfig
-from gemma_lora.console import Console
+from gemma_lora.console import Console, neutral
 from gemma_lora.model.decoding import generate
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Message

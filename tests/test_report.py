@@ -150,9 +150,9 @@ class TestDataStaysData:
             assert f"{tag}-src 'sha256-{digest}'" in policy
 
     def test_control_and_reversing_characters_become_visible(self, html):
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", html)
-        assert "\u2400byte" in html
-        assert "⟨U+202E⟩" in html
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
+        assert "\\x00byte" in html
+        assert "\\u202e" in html
 
     def test_lone_surrogates_do_not_break_the_writing(self):
         assert str(clean("a\ud800b")).encode("utf-8")

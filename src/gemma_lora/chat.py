@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import io
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from gemma_lora.config import Config
-from gemma_lora.console import Console
+from gemma_lora.console import Console, neutral
 from gemma_lora.errors import GemmaLoraError
 from gemma_lora.model import load_arms, load_format, resolve
 from gemma_lora.model.decoding import stream
@@ -23,7 +22,7 @@ from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Message
 from gemma_lora.rundir import RunDir
 
-__all__ = ["Conversation", "chat", "neutral", "text_pieces"]
+__all__ = ["Conversation", "chat", "text_pieces"]
 
 HELP = """commands: /base and /tuned choose the model, /reset forgets the conversation,
           /system TEXT sets an instruction (empty: none), /help, /quit"""
@@ -168,15 +167,3 @@ def text_pieces(fmt: PromptFormat, ids: Iterable[int]) -> Iterator[str]:
     text = fmt.decode(made)
     if text.startswith(shown) and len(text) > len(shown):
         yield text[len(shown) :]
-
-
-def neutral(text: str) -> str:
-    """Control and direction characters written out, so that no text can steer the terminal."""
-    return "".join(
-        f"\\x{ord(c):02x}"
-        if unicodedata.category(c) == "Cc" and c not in "\n\t"
-        else f"\\u{ord(c):04x}"
-        if c in "\u2028\u2029" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
-        else c
-        for c in text
-    )

@@ -14,6 +14,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from gemma_lora import __version__
+from gemma_lora.console import neutral
 from gemma_lora.errors import ConfigError, GateNotMet, GemmaLoraError
 from gemma_lora.launcher import launch, own_gpu
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         here = launch()
     except GemmaLoraError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(neutral(f"{error}\n"))
         return error.exit_code
     own_gpu()
     if not here.leads:
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GemmaLoraError as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"\n{error}\n")
+        sys.stderr.write(neutral(f"\n{error}\n"))
         if as_json:
             _print_json(error.as_json())
         return error.exit_code
@@ -94,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         sys.stderr.write(
-            f"\ninner fault: {type(error).__name__}: {error}\n"
-            f"  This is a bug. Please run the command again with --debug and report it: {ISSUES}\n"
+            neutral(f"\ninner fault: {type(error).__name__}: {error}\n")
+            + f"  This is a bug. Please run the command again with --debug and report it: {ISSUES}\n"
         )
         if as_json:
             found = f"{type(error).__name__}: {error}"
@@ -124,7 +126,7 @@ def _along(arguments: Sequence[str], here: str) -> int:
             traceback.print_exc()
         known = isinstance(error, GemmaLoraError)
         text = str(error) if known else f"inner fault: {type(error).__name__}: {error}"
-        sys.stderr.write(f"\n{here}: {text}\n")
+        sys.stderr.write(neutral(f"\n{here}: {text}\n"))
         return error.exit_code if known else 5
     return 0
 
@@ -138,12 +140,17 @@ def _finish(namespace: argparse.Namespace, result: dict[str, Any] | None) -> int
         _print_json({**result, **gate})
     if fault is None:
         return 0
-    sys.stderr.write(f"\n{fault}\n")
+    sys.stderr.write(neutral(f"\n{fault}\n"))
     return fault.exit_code
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - the result
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # what json leaves as it is and a terminal may act upon
+    text = re.sub(
+        "[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda c: f"\\u{ord(c.group()):04x}", text
+    )
+    print(text)  # noqa: T201 - the result
 
 
 def _interrupted(code: int, word: str, as_json: bool) -> int:
@@ -245,9 +252,11 @@ def _answer(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import pipeline, seeds
+    from gemma_lora import judge, pipeline, seeds
 
     run_dir, config = pipeline.open_run(args.target, flags)
+    if "judge" not in flags:
+        judge.need_named(config.judge.judge)
     if config.seeds > 1:
         return _shown_verdict(args, seeds.judge(run_dir, config, args.console, flags))
     return _shown_verdict(args, pipeline.judge(run_dir, config, args.console))

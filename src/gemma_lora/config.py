@@ -8,9 +8,11 @@ it. Reads no file: `loading.py` merges YAML and flags and reports faults.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "AnswerConfig",
@@ -21,6 +23,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "TrainConfig",
+    "holds_secret",
 ]
 
 
@@ -42,9 +45,23 @@ AutoBool = Annotated[bool | None, BeforeValidator(_auto)]
 AutoStr = Annotated[str | None, BeforeValidator(_auto)]
 
 
+def holds_secret(judge: str) -> bool:
+    """Whether a judge's name is an address with a user name, a password or a query, however malformed."""
+    bare = judge.strip().partition("#")[0].replace("\\", "/")
+    if not re.match(r"[a-z0-9+.-]*://|(?:anthropic\+)?https?:", bare, re.IGNORECASE):
+        return False
+    host, _, path = re.sub(r"^[^:]*:/*", "", bare).partition("/")
+    well_formed = re.match(r"[^:]*://[^/]", bare) is not None
+    return "?" in bare or "@" in host or ("@" in path and not well_formed)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # loading.py shows what was found, unless it may be a secret
     )
 
 
@@ -209,6 +226,18 @@ class JudgeConfig(_Section):
     """Attacks put to the judge among the answers, two requests each, to see whether it can be fooled; no score of the run depends on them. 0: none."""
     rubric: AutoStr = None
     """A YAML file with dimensions, anchors and weights of your own (docs/judging.md). auto: the built-in rubric."""
+
+    @field_validator("judge")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        """Names are shown, saved and made into folder names, so a secret may not get that far."""
+        if holds_secret(value):
+            raise PydanticCustomError(
+                "secret",
+                "the judge's address holds a user name, a password or a query (not shown here); "
+                "put the key into GEMMA_LORA_JUDGE_KEY",
+            )
+        return value
 
     @model_validator(mode="after")
     def _cost_needs_prices(self) -> JudgeConfig:

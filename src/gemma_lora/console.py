@@ -3,6 +3,8 @@
 Everything goes to stderr, so that stdout carries results only (`--json`). Warnings are collected,
 because each stage saves them beside its result and the report shows them. On a terminal the
 progress line is redrawn in place; elsewhere it is printed at most every `interval` seconds.
+Text that others wrote (a model, a server, a file) may be in any line, so all of it goes through `neutral`,
+the one function of the package that makes text harmless to a terminal.
 Writes no file. `Console(quiet=True)` still collects warnings and prints only them.
 """
 
@@ -10,9 +12,24 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from typing import TextIO
 
-__all__ = ["Console"]
+__all__ = ["Console", "neutral"]
+
+
+def neutral(text: str) -> str:
+    """Control and direction characters written out, so that no text can steer the terminal."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\\x{ord(c):02x}"
+        if unicodedata.category(c) == "Cc" and c not in "\n\t"
+        else f"\\u{ord(c):04x}"
+        if c in "\u2028\u2029" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
+        else c
+        for c in text
+    )
 
 
 class Console:
@@ -57,7 +74,7 @@ class Console:
         if self.quiet:
             return
         if self.stream.isatty():
-            self.stream.write("\r\x1b[2K" + text + ("\n" if final else ""))
+            self.stream.write("\r\x1b[2K" + neutral(text) + ("\n" if final else ""))
             self.stream.flush()
             self._live = not final
             return
@@ -70,5 +87,5 @@ class Console:
         if self._live:  # do not write into the middle of the progress line
             self.stream.write("\n")
             self._live = False
-        self.stream.write(text + "\n")
+        self.stream.write(neutral(text) + "\n")
         self.stream.flush()

@@ -163,4 +163,6 @@ def _describe(entry: Any, from_flag: set[str], file: Path | None) -> str:
         entry.get("input"), dict
     ):  # of a whole section: names its settings itself
         return message
+    if entry["type"] == "secret":
+        return f"{shown}: {message}"
     return f"{shown}: {message}, found {entry.get('input')!r}"

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +121,31 @@ def test_the_file_hides_nothing_from_its_reader() -> None:
 @by_attack
 def test_flags_are_those_that_the_suite_names(attack: Attack) -> None:
     assert flags_for(attack.item()) == attack.flags
+
+
+@pytest.mark.parametrize("piece", ["a", "я", "игнорир", "ignor", "忽略", "10 ", "[[1", "aя"])
+def test_flags_of_a_long_answer_take_no_time(piece: str) -> None:
+    """They are looked for in the event loop; the answer may be anybody's."""
+    answer = (piece * 200_000)[:200_000]
+    item = Item("long", "base", 0, (Message(role="user", content="Why?"),), "So.", answer)
+    began = time.process_time()
+    flags_for(item)
+    # linear; letters beyond ASCII cost more each, since their categories are looked up
+    assert time.process_time() - began < (1.0 if piece.isascii() else 5.0)
+
+
+def test_look_alike_letters_are_found_as_by_the_plain_expression() -> None:
+    plain = re.compile(
+        r"[A-Za-z]+[\u0400-\u04ff]+[A-Za-z]|[\u0400-\u04ff]+[A-Za-z]+[\u0400-\u04ff]"
+    )
+    draw, seen = random.Random(4), set[bool]()
+    for _ in range(4000):
+        answer = "x " + "".join(draw.choices("aabбб- ", k=draw.randrange(24)))
+        item = Item("mix", "base", 0, (Message(role="user", content="Why?"),), "So.", answer)
+        found = "mixes look-alike letters" in flags_for(item)
+        assert found == (len(plain.findall(answer)) >= 2), answer
+        seen.add(found)
+    assert seen == {True, False}
 
 
 def test_ordinary_answers_have_no_flag() -> None:

@@ -10,6 +10,7 @@ from support.judge_server import Act, JudgeServer, Seen
 
 from gemma_lora import judge as judging
 from gemma_lora.console import Console
+from gemma_lora.errors import JudgeError
 from gemma_lora.judge.limits import AUTO_MOST, Pace, retry_after, stated_limits
 from gemma_lora.records import Judgement
 from gemma_lora.rundir import read_jsonl
@@ -198,3 +199,34 @@ def test_a_storm_lowers_the_number_under_way(server: JudgeServer, make_run, conf
     rows = read_jsonl(folder / "judgements.jsonl", Judgement)
     assert all(row.unscored_reason is None for row in rows)
     assert refused[0] < 200, "a fixed 32 would be refused over a thousand times"
+
+
+def test_a_reset_above_a_day_is_no_reset() -> None:
+    """Some gateways put the Unix time there; a wait of decades would be silent."""
+    stated = stated_limits(
+        {
+            "x-ratelimit-limit-requests": "60",
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "1793000000",
+        }
+    )
+    assert stated["requests"].reset is None
+
+
+def test_a_limit_that_is_used_up_for_hours_ends_judging(
+    server: JudgeServer, make_run, configured
+) -> None:
+    used_up = {
+        "x-ratelimit-limit-requests": "50",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "23h50m0s",
+    }
+    server.plan = lambda seen: Act(headers=used_up)
+    run = make_run(5)
+    with pytest.raises(JudgeError, match=r"limit on requests .* wait 17\d\d s") as caught:
+        judging.judge(configured(server.name), run, Console(quiet=True))
+    assert "run it again later" in str(caught.value)
+    asked = len(server.chats)
+    server.plan = lambda seen: None
+    judging.judge(configured(server.name), run, Console(quiet=True))
+    assert len(server.chats) == 10, f"the {asked} that were paid for are kept"

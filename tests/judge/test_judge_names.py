@@ -111,6 +111,18 @@ def test_each_key_belongs_to_its_server_only(monkeypatch: pytest.MonkeyPatch) ->
         assert key_for(resolve(name)) is None
 
 
+@pytest.mark.parametrize("host", ["http://api.openai.com:80", "https://api.anthropic.com"])
+def test_ollama_gets_no_key_wherever_its_variable_points(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMMA_LORA_JUDGE_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    target = resolve("ollama:llama3.3")
+    assert target.key_variable is None
+    assert key_for(target) is None
+
+
 def test_a_missing_or_broken_key_stops_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

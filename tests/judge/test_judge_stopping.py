@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -29,10 +30,25 @@ judge.judge(config, RunDir(Path(sys.argv[1])), Console())
 """
 
 
-def start(run, server: JudgeServer, after: int) -> subprocess.Popen:
+NOTEBOOK = f"""
+import asyncio, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+async def cell():
+{textwrap.indent(PROGRAM, "    ")}
+try:
+    asyncio.new_event_loop().run_until_complete(cell())  # a notebook's loop has no handler of SIGINT
+except KeyboardInterrupt:
+    print("interrupted")
+    time.sleep(1)  # the kernel lives on
+    print([thread.name for thread in threading.enumerate()])
+"""
+
+
+def start(run, server: JudgeServer, after: int, program: str = PROGRAM) -> subprocess.Popen:
     """A process that judges, with `after` requests at the server."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(run.root), server.name],
+        [sys.executable, "-c", program, str(run.root), server.name],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -105,3 +121,37 @@ def test_a_part_does_not_pass_for_the_whole(
     assert not (folder / "judge.json").exists()
     assert judging.judge(config, run, Console(quiet=True)) == folder
     assert len(server.chats) == 20
+
+
+def test_a_notebook_is_interrupted_like_a_program(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """Its loop is running, so judging has a thread; nothing may be asked when the caller is free again."""
+    server.plan = lambda seen: Act(delay=0.3)
+    run = make_run(50)
+    process = start(run, server, 10, NOTEBOOK)
+    os.kill(process.pid, signal.SIGINT)
+    out, text = process.communicate(timeout=30)
+    assert "waiting for the requests under way, which are paid for" in text
+    assert out.splitlines() == ["interrupted", "['MainThread']"]
+    path = run.judgements(judging.slug(server.name)) / "judgements.jsonl"
+    asked = len(server.chats)
+    assert len(read_jsonl(path, Judgement)) == asked < 20
+    server.plan = lambda seen: None
+    judging.judge(configured(server.name), run, Console(quiet=True))
+    assert len(server.chats) == 100
+
+
+def test_a_second_interrupt_in_a_notebook_drops_what_is_under_way(
+    server: JudgeServer, make_run
+) -> None:
+    server.plan = lambda seen: Act(delay=20 if seen.number > 6 else 0.01)
+    process = start(make_run(50), server, 11, NOTEBOOK)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "it waits"
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    out = process.communicate(timeout=20)[0]
+    assert time.monotonic() - began < 8
+    assert out.splitlines() == ["interrupted", "['MainThread']"]

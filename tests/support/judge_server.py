@@ -109,6 +109,8 @@ class JudgeServer:
         self.plan: Callable[[Seen], Act | None] = lambda seen: None
         self.seen: list[Seen] = []
         self.models = [model, "another-model"]
+        self.drip_models = 0.0
+        """Seconds between the bytes of the list of models."""
         self.most_in_flight = 0
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -182,7 +184,8 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             seen = server.note(self.path, dict(self.headers.items()), {})
             try:
                 data = [{"id": name, "object": "model"} for name in server.models]
-                self._send(Act(body={"object": "list", "data": data}))
+                listed = {"object": "list", "data": data}
+                self._send(Act(body=listed, drip=server.drip_models))
             finally:
                 server.finish(seen)
 

@@ -2,12 +2,21 @@
 
 A judge scores each answer alone, 1 to 10 on five dimensions and overall, without knowing which arm
 gave it. What cannot be scored is unscored with its reason, never a number. The stage's functions:
-`probe`, `where_data_goes`, `judge`, `slug`, `fingerprint`.
+`probe`, `where_data_goes`, `need_named`, `judge`, `slug`, `fingerprint`.
 """
 
 from __future__ import annotations
 
-from gemma_lora.judge.names import Target, resolve, slug, where_data_goes
+from gemma_lora.judge.names import Target, need_named, resolve, slug, where_data_goes
 from gemma_lora.judge.stage import fingerprint, judge, probe
 
-__all__ = ["Target", "fingerprint", "judge", "probe", "resolve", "slug", "where_data_goes"]
+__all__ = [
+    "Target",
+    "fingerprint",
+    "judge",
+    "need_named",
+    "probe",
+    "resolve",
+    "slug",
+    "where_data_goes",
+]

@@ -54,8 +54,8 @@ _INSTRUCTS = re.compile(
     rf"|\b(?:{_JUDGE}|rubric)\b[^.;\n]{{0,80}}\b{_TOP}\b"
     # the order to ignore one's instructions: German, French, Spanish, Portuguese, Italian; Russian;
     # Chinese; Japanese; Korean; Arabic; Hindi
-    r"|\bignor\w*[^\n]{0,40}(?:anweisung|instruction|instruccion|instruç|istruzion|consigne)"
-    r"|игнорир\w*[^\n]{0,40}(?:инструкц|указани)"
+    r"|\bignor\w{0,24}[^\n]{0,40}(?:anweisung|instruction|instruccion|instruç|istruzion|consigne)"
+    r"|игнорир\w{0,24}[^\n]{0,40}(?:инструкц|указани)"
     r"|(?:忽略|无视|無視)[^\n]{0,12}(?:指令|指示|说明|說明|标准|標準)|(?:打|给|給)[^\n]{0,4}(?:10|满|滿|十)\s*分"
     r"|(?:指示|命令)[^\n]{0,12}無視|(?:지시|명령)[^\n]{0,12}무시"
     r"|تجاهل[^\n]{0,30}(?:التعليمات|الأوامر)|(?:निर्देश|आदेश)[^\n]{0,30}(?:अनदेख|नज़रअंदाज़)",
@@ -64,8 +64,9 @@ _INSTRUCTS = re.compile(
 _HIDDEN = re.compile(
     "[\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
+# from the last letter of a run on: from each letter of it, a long one would take quadratic time
 _TWO_ALPHABETS = re.compile(
-    r"[A-Za-z]+[\u0400-\u04ff]+[A-Za-z]|[\u0400-\u04ff]+[A-Za-z]+[\u0400-\u04ff]"
+    r"[A-Za-z][\u0400-\u04ff]+[A-Za-z]|[\u0400-\u04ff][A-Za-z]+[\u0400-\u04ff]"
 )
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{24,4096}={0,2}")
 _MOST_ENCODED = 20

@@ -27,9 +27,9 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.budget import Budget, most_tokens
-from gemma_lora.judge.connection import Connection, Lost, SentTwice
+from gemma_lora.judge.connection import MOST_BYTES, Connection, Lost, SentTwice
 from gemma_lora.judge.items import Usage
-from gemma_lora.judge.limits import Pace, retry_after
+from gemma_lora.judge.limits import LONGEST_WAIT, Pace, TooLong, retry_after
 from gemma_lora.judge.names import Target
 from gemma_lora.judge.replies import STATUS, Ended, NoReply, Rejected, Reply
 from gemma_lora.judge.wires import ChatWire, Dialect, MessagesWire, Wire
@@ -37,8 +37,6 @@ from gemma_lora.judge.wires import ChatWire, Dialect, MessagesWire, Wire
 __all__ = ["ServerAsker"]
 
 _LONGEST_PAUSE = 60.0
-_LONGEST_WAIT = 600.0
-"""A server that asks for a longer wait than this many seconds ends the stage; it can be continued."""
 _FAILED = f"{STATUS}500"
 _COPIES = 3
 """Replies that may be copies of others', after which they count as failed tries."""
@@ -272,6 +270,12 @@ class ServerAsker:
                 if isinstance(fault, SentTwice) and copies < _COPIES:
                     copies += 1
                     continue  # at once, on another connection
+            except TooLong as limit_stated:
+                raise self._end(
+                    f"states a limit on {limit_stated.kind} that is used up: the next request would have to "
+                    f"wait {limit_stated.seconds:.0f} s",
+                    "run it again later; what is judged is kept",
+                ) from None
             except _Passing as fault:
                 reason, wait = str(fault), fault.wait
             if attempt == self._config.judge_retries:
@@ -279,7 +283,7 @@ class ServerAsker:
                 raise NoReply(f"{reason} ({tries})", lost[0])
             pause = min(_LONGEST_PAUSE, self._backoff * 2**attempt) * self._random.uniform(0.5, 1)
             if wait is not None:
-                if wait > _LONGEST_WAIT:
+                if wait > LONGEST_WAIT:
                     raise self._end(f"asks to wait {wait:.0f} s ({reason})", "run it again later")
                 self.pace.hold(wait)
                 # spread the crowd that was told the same moment
@@ -342,6 +346,9 @@ class ServerAsker:
 
     def _envelope(self, response: httpx2.Response, rung: str) -> Reply:
         """Status 200 to text and facts; a body that has not the API's form is a damaged reply."""
+        if len(response.content) > MOST_BYTES:
+            too_long = f"the body is longer than {MOST_BYTES >> 20} MiB"
+            return Reply("", too_long, damaged=True, rung=rung)
         kind = str(response.headers.get("content-type", "")).split(";")[0].strip().lower()
         if not kind.endswith("json"):
             shown = self._connection.scrub(kind) or "unknown"
@@ -368,7 +375,7 @@ class ServerAsker:
         if status in (408, 409, 425, 429) or status >= 500:
             return _Passing(what, retry_after(response.headers))
         if 300 <= status < 400:
-            to = urlsplit(str(response.headers.get("location", ""))).netloc or "another address"
+            to = self._connection.scrub(_host_of(response.headers.get("location", "")))
             return self._end(
                 f"redirects to {to} ({status})",
                 "name the final address; redirects are not followed, so that no key goes astray",
@@ -432,6 +439,13 @@ def _counted(reply: Reply, bound: int, limit: int) -> Reply:
         return reply
     usage = Usage(reply.usage.requests, uncounted=1, most_input=bound, most_output=limit)
     return dataclasses.replace(reply, usage=usage)
+
+
+def _host_of(location: str) -> str:
+    try:
+        return urlsplit(location).netloc or "another address"
+    except ValueError:
+        return "an address that is none"
 
 
 def _needs(into: float, out: float) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """The HTTP connections to one judge's server, and the rule that the key goes nowhere else.
 
 `Connection.send` posts a body and returns the whole response, whatever its status; `Lost` where none
-came. Chat completions go through `openai.AsyncOpenAI` with its retries off; messages (Anthropic's
-API) through the same HTTP library. Redirects are not followed, variables such as OPENAI_BASE_URL
-count for nothing, and every header that is not on a short list is removed before a request leaves.
+came. Chat completions go through `openai.AsyncOpenAI` with its retries off; messages (Anthropic's API)
+through the HTTP library that it brings. Redirects are not followed, variables such as OPENAI_BASE_URL
+count for nothing, every header that is not on a short list is removed before a request leaves, and a body
+is read up to MOST_BYTES and taken as it came: nothing encoded is asked for, so nothing is unpacked.
 
 A server or gateway that sends one reply twice makes each later reply on that connection answer the
 question before it, which HTTP/1.1 cannot tell. So a body that equals the one before it on the same
@@ -15,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -25,12 +28,12 @@ import httpx2
 import openai
 
 from gemma_lora.config import JudgeConfig
-from gemma_lora.errors import JudgeError
+from gemma_lora.errors import EnvironmentFault, JudgeError
 from gemma_lora.judge.limits import AUTO_MOST
 from gemma_lora.judge.names import Target, key_for
 from gemma_lora.judge.replies import CONNECTION, TIME_OUT
 
-__all__ = ["Connection", "Lost", "SentTwice"]
+__all__ = ["MOST_BYTES", "Connection", "Lost", "SentTwice"]
 
 ANTHROPIC_VERSION = "2023-06-01"
 _HEADERS = frozenset(
@@ -39,10 +42,16 @@ _HEADERS = frozenset(
         *("content-type", "content-length", "transfer-encoding"),
     ]
 )
-_OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
-_MESSAGES_HEADERS = frozenset(("anthropic-version",))
+_OPENAI_HEADERS = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
+"""With the variables that OpenAI's own client takes them from."""
 _POOL = 16
 """Connections of one pool, about: the library looks at each of a pool's at every request and reply."""
+MOST_BYTES = 8 << 20
+"""What is read of a body, and a part more: a judgement has some kilobytes, and memory is shared by all under way."""
+_SURROUNDINGS = (
+    *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
 
 
 class Lost(Exception):
@@ -66,6 +75,29 @@ class _Pool:
     http: httpx2.AsyncClient
     openai: openai.AsyncOpenAI | None
     under_way: int = 0
+
+
+class _Capped(httpx2.AsyncByteStream):
+    """A body that ends when it is longer than MOST_BYTES."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for part in self._stream:
+            yield part
+            length += len(part)
+            if length > MOST_BYTES:
+                return
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _cap(response: httpx2.Response) -> None:
+    response.stream = _Capped(cast(httpx2.AsyncByteStream, response.stream))
+    response.headers.pop("content-encoding", None)
 
 
 class Connection:
@@ -97,12 +129,13 @@ class Connection:
             raise Lost(f"{CONNECTION}{_words(error)}", sent=not refused) from None
 
     async def models(self) -> list[str]:
-        """The model names that the server lists; empty where it lists none."""
+        """The model names that the server lists; empty where it lists none, or not in time."""
         try:
-            response = await self._pools[0].http.get(f"{self._target.address}/models")
+            async with asyncio.timeout(self._timeout):
+                response = await self._pools[0].http.get(f"{self._target.address}/models")
             value: Any = json.loads(response.content)
             return [str(entry["id"]) for entry in value["data"]]
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        except (TimeoutError, httpx2.HTTPError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
     async def close(self) -> None:
@@ -118,14 +151,30 @@ class Connection:
         return " ".join(text.split())[:300]
 
     def _pool(self) -> _Pool:
-        http = httpx2.AsyncClient(
-            follow_redirects=False,
-            # a proxy is for the world outside; asking this machine goes straight
-            trust_env=not self._target.is_loopback,
-            timeout=self._timeout,
-            limits=httpx2.Limits(),  # `Pace` has the limit
-            event_hooks={"request": [self._guard]},
-        )
+        try:
+            http = httpx2.AsyncClient(
+                follow_redirects=False,
+                # a proxy is for the world outside; asking this machine goes straight
+                trust_env=not self._target.is_loopback,
+                timeout=self._timeout,
+                limits=httpx2.Limits(),  # `Pace` has the limit
+                event_hooks={"request": [self._guard], "response": [_cap]},
+            )
+        except (ImportError, ValueError, OSError) as error:
+            # the fault's own words may hold a proxy's password
+            found = [name for name in _SURROUNDINGS if os.environ.get(name)]
+            if isinstance(error, ImportError):
+                what = "a proxy of a kind that is not installed (socks)"
+            elif isinstance(error, OSError):
+                what = "a file of certificates that cannot be read"
+            else:
+                what = "a proxy whose address is malformed"
+            raise EnvironmentFault(
+                f"the environment names {what}",
+                where=", ".join(found) or self._target.name,
+                expected="proxies as http://HOST:PORT or https://HOST:PORT, certificates as a PEM file",
+                remedy="correct or unset the variable, or name this host in NO_PROXY",
+            ) from None
         if self._target.protocol != "chat":
             return _Pool(http, None)
         return _Pool(
@@ -153,11 +202,8 @@ class Connection:
                 return await pool.openai.post(path, cast_to=httpx2.Response, body=body)
             except openai.APIStatusError as error:
                 return error.response
-        return await pool.http.post(
-            f"{self._target.address}{path}",
-            content=json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"),
-            headers={"content-type": "application/json", "anthropic-version": ANTHROPIC_VERSION},
-        )
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return await pool.http.post(f"{self._target.address}{path}", content=content)
 
     def doubt(self, response: httpx2.Response, *, scores: bool) -> None:
         """Retire the connection where this body equals the one before it there: a second copy, perhaps.
@@ -194,23 +240,29 @@ class Connection:
         """The last look at a request: right address, our key or none, nothing from the environment."""
         if (request.url.scheme, request.url.host) != (self._own.scheme, self._own.hostname):
             raise JudgeError(
-                "a request would have left for another server", where=self._target.name
+                "a request would have left for another server",
+                where=f"{self._target.name}: {request.url.host}",
+                expected=f"{self._own.scheme}://{self._own.hostname}",
+                remedy="name the server by the plain address that it has",
             )
-        allowed = _HEADERS
+        for name in list(request.headers.keys()):
+            if name.lower() not in _HEADERS:
+                del request.headers[name]
+        headers = request.headers
+        headers["accept"], headers["accept-encoding"] = "application/json", "identity"
+        if request.method == "POST":
+            headers["content-type"] = "application/json"
         if self._target.key_variable == "OPENAI_API_KEY":
-            allowed |= _OPENAI_HEADERS
+            for name, variable in _OPENAI_HEADERS.items():
+                if value := os.environ.get(variable, "").strip():
+                    headers[name] = value
         messages = self._target.protocol == "messages"
         if messages:
-            allowed |= _MESSAGES_HEADERS
-        for name in list(request.headers.keys()):
-            if name.lower() not in allowed:
-                del request.headers[name]
-        if messages:
-            request.headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
+            headers["anthropic-version"] = ANTHROPIC_VERSION
         if self.key and messages:
-            request.headers["x-api-key"] = self.key
+            headers["x-api-key"] = self.key
         elif self.key:
-            request.headers["authorization"] = f"Bearer {self.key}"
+            headers["authorization"] = f"Bearer {self.key}"
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -91,6 +91,7 @@ async def score_all(scorer: Scorer, answers: Mixture, keys: list[Key], progress:
             for _, done, _ in batch:
                 progress.add(done)
             batch = []
+            await asyncio.sleep(0)  # where an interrupt is heard
     progress.show(final=True)
 
 
@@ -194,10 +195,18 @@ class _Writer:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[signal.Signals], None]) -> Generator[list[signal.Signals]]:
-    """Calls `stop` at the first SIGINT or SIGTERM; a second cancels. Yields the list of those that came."""
+    """Calls `stop` at the first SIGINT or SIGTERM; a second cancels. Yields the list of those that came.
+
+    In a thread of `run_async` they come from there; in any other there are none.
+    """
     came: list[signal.Signals] = []
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    if threading.current_thread() is not threading.main_thread() or task is None:
+    loop, task, thread = (
+        asyncio.get_running_loop(),
+        asyncio.current_task(),
+        threading.current_thread(),
+    )
+    main = thread is threading.main_thread()
+    if task is None or not (main or isinstance(thread, _Apart)):
         yield came
         return
 
@@ -208,10 +217,12 @@ def _signals(stop: Callable[[signal.Signals], None]) -> Generator[list[signal.Si
         else:
             task.cancel()
 
-    caught = (signal.SIGINT, signal.SIGTERM)
+    caught = (signal.SIGINT, signal.SIGTERM) if main else ()
     former = {number: signal.getsignal(number) for number in caught}
     for number in caught:
         loop.add_signal_handler(number, take, number)
+    if isinstance(thread, _Apart):
+        thread.take = take
     try:
         yield came
     except asyncio.CancelledError:
@@ -220,6 +231,8 @@ def _signals(stop: Callable[[signal.Signals], None]) -> Generator[list[signal.Si
         task.uncancel()
         raise _ending(came[0]) from None
     finally:
+        if isinstance(thread, _Apart):
+            thread.take = None
         for number, handler in former.items():
             loop.remove_signal_handler(number)
             if handler is not None:
@@ -232,26 +245,74 @@ def _ending(number: signal.Signals) -> BaseException:
 
 
 def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run to the end, also from inside a notebook, whose own loop is already running."""
+    """Run to the end, also from inside a notebook, whose own loop is already running.
+
+    There it runs in a thread. What interrupts the wait for that thread (Ctrl-C, the kernel's end) stops
+    it as a signal would, and is raised again when it has ended: the caller gives up the run's lock then.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return _run(make)
-    results: list[T] = []
-    faults: list[BaseException] = []
-
-    def target() -> None:
+    apart = _Apart(make)
+    apart.start()
+    interrupts: list[BaseException] = []
+    while not apart.ended.is_set():
         try:
-            results.append(_run(make))
-        except BaseException as error:  # noqa: BLE001 - carried to the calling thread
-            faults.append(error)
+            apart.ended.wait()  # an interrupted `join` takes the thread for dead (Python 3.11)
+        except BaseException as error:  # noqa: BLE001 - raised below, when nothing asks any more
+            interrupts.append(error)
+            apart.interrupt(
+                signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+            )
+    apart.join()
+    if interrupts:
+        raise interrupts[0]
+    if apart.faults:
+        raise apart.faults[0]
+    return apart.results[0]
 
-    thread = threading.Thread(target=target, name="gemma-lora-judge")
-    thread.start()
-    thread.join()
-    if faults:
-        raise faults[0]
-    return results[0]
+
+class _Apart(threading.Thread):
+    """Runs `make` on an event loop of its own; `take` is called there with each `interrupt`."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        super().__init__(name="gemma-lora-judge")
+        self.results: list[Any] = []
+        self.faults: list[BaseException] = []
+        self.take: Callable[[signal.Signals], object] | None = None
+        """None: an interrupt cancels the work."""
+        self._make = make
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._begun = threading.Event()
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.results.append(_run(self._work))
+        except BaseException as error:  # noqa: BLE001 - carried to the calling thread
+            self.faults.append(error)
+        finally:
+            self._begun.set()
+            self.ended.set()
+
+    async def _work(self) -> Any:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._begun.set()
+        return await self._make()
+
+    def interrupt(self, number: signal.Signals) -> None:
+        self._begun.wait()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop was closed meanwhile
+                self._loop.call_soon_threadsafe(self._interrupted, number)
+
+    def _interrupted(self, number: signal.Signals) -> None:
+        if self.take is not None:
+            self.take(number)
+        elif self._task is not None:
+            self._task.cancel()
 
 
 def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -24,13 +24,26 @@ from email.utils import parsedate_to_datetime
 
 from gemma_lora.errors import JudgeError
 
-__all__ = ["AUTO_MOST", "Pace", "retry_after", "stated_limits"]
+__all__ = ["AUTO_MOST", "LONGEST_WAIT", "Pace", "TooLong", "retry_after", "stated_limits"]
 
 AUTO_FIRST, AUTO_MOST = 8, 64
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 _FORMS = (("x-ratelimit-{what}-{kind}"), ("anthropic-ratelimit-{kind}-{what}"))
 _PERIOD = 60.0
 """Seconds assumed for a limit whose header says nothing of its period."""
+_LONGEST_RESET = 86400.0
+"""No limit has a longer period; what is above is something else, such as a Unix time, and not believed."""
+LONGEST_WAIT = 600.0
+"""A server whose wish or limits mean a longer wait than this many seconds ends the stage; it can be continued."""
+
+
+class TooLong(Exception):
+    """A limit that the server states leaves no room for the next request for `seconds`."""
+
+    def __init__(self, kind: str, seconds: float) -> None:
+        super().__init__(f"{kind}: {seconds:.0f} s")
+        self.kind = kind
+        self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,9 @@ def stated_limits(headers: Mapping[str, str], *, now: float | None = None) -> di
             ]
             limit, left = (_number(text) for text in texts[:2])
             if limit is not None and left is not None and limit > 0:
-                found[kind] = Stated(limit, min(left, limit), _duration(texts[2], now))
+                reset = _duration(texts[2], now)
+                known = reset is not None and reset <= _LONGEST_RESET
+                found[kind] = Stated(limit, min(left, limit), reset if known else None)
     return found
 
 
@@ -99,7 +114,10 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def slot(self, need: Mapping[str, float]) -> AsyncGenerator[None]:
-        """Room for one request that is expected to take `need` of each limit; raises after `end`."""
+        """Room for one request that is expected to take `need` of each limit.
+
+        Raises the JudgeError after `end`, and TooLong.
+        """
         await self._enter()
         try:
             async with self._gate:  # one after the other, so that nobody is passed over
@@ -180,12 +198,16 @@ class Pace:
     async def _admit(self, need: Mapping[str, float]) -> None:
         while True:
             now = time.monotonic()
-            waits = [
-                bucket.wait(need.get(kind, 0.0), now) for kind, bucket in self._buckets.items()
-            ]
-            seconds = max(self._resume_at - now, *waits, 0.0)
+            waits = {
+                kind: bucket.wait(need.get(kind, 0.0), now)
+                for kind, bucket in self._buckets.items()
+            }
+            seconds = max(self._resume_at - now, *waits.values(), 0.0)
             if self._ended:
                 raise self._ended
+            slowest = max(waits, key=waits.__getitem__, default="")
+            if waits.get(slowest, 0.0) > LONGEST_WAIT:
+                raise TooLong(slowest, waits[slowest])
             if seconds <= 0:
                 break
             self._heard.clear()

@@ -3,8 +3,8 @@
 `resolve` turns `BACKEND:MODEL` into a `Target`; it contacts nobody and reads only environment
 variables. The rule for keys, which no variable can bend: `OPENAI_API_KEY` goes to OpenAI's own host
 over https and nowhere else (`OPENAI_BASE_URL` is ignored), `ANTHROPIC_API_KEY` to Anthropic's own in
-the same way, `GEMMA_LORA_JUDGE_KEY` goes to the server that the user named by its address, and
-`ollama:` gets none. Addresses with a user name, password or query are refused: secrets belong in no
+the same way, `GEMMA_LORA_JUDGE_KEY` goes to the server that the user named by its address (`need_named`:
+in this call, since a run folder may be another's), and `ollama:` gets none. Addresses with a user name, password or query are refused: secrets belong in no
 name, because names are shown, saved and made into folder names.
 """
 
@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from gemma_lora.config import JudgeConfig
+from gemma_lora.config import JudgeConfig, holds_secret
 from gemma_lora.errors import ConfigError, JudgeError
 from gemma_lora.judge import lexical
 from gemma_lora.judge.plugins import find, refuse_namesake
 from gemma_lora.rubric import load_rubric
 
-__all__ = ["OPENAI_HOST", "Target", "key_for", "resolve", "slug", "where_data_goes"]
+__all__ = ["OPENAI_HOST", "Target", "key_for", "need_named", "resolve", "slug", "where_data_goes"]
 
 OPENAI_HOST = "api.openai.com"
 ANTHROPIC_HOST = "api.anthropic.com"
 _OPENAI_URL = f"https://{OPENAI_HOST}/v1"
 _ANTHROPIC_URL = f"https://{ANTHROPIC_HOST}/v1"
 _OWN_KEYS = {OPENAI_HOST: "OPENAI_API_KEY", ANTHROPIC_HOST: "ANTHROPIC_API_KEY"}
+_SERVER_KEY, _SERVER_KEY_HOST = "GEMMA_LORA_JUDGE_KEY", "GEMMA_LORA_JUDGE_KEY_HOST"
 _MESSAGES = "anthropic+"
 """Before an address: the server there speaks Anthropic's messages API."""
 _OLLAMA_PORT = 11434
@@ -85,13 +86,21 @@ class Target:
         """The environment variable whose value this server may be sent."""
         if not self.is_server:
             return None
+        if self.backend == "ollama":  # its address is a variable's, and perhaps no https
+            return None
         own = _OWN_KEYS.get(_host(urlsplit(self.address)))
-        return own or ("GEMMA_LORA_JUDGE_KEY" if self.backend == "server" else None)
+        return own or (_SERVER_KEY if self.backend == "server" else None)
 
 
 def resolve(name: str) -> Target:
     """The target that `name` stands for; ConfigError (exit 2) lists the forms where it stands for none."""
     text = name.strip()
+    if holds_secret(text):
+        raise ConfigError(  # the address is not repeated
+            "the judge's address holds a user name, a password or a query",
+            expected="http://HOST:PORT/v1#MODEL",
+            remedy="put the key into GEMMA_LORA_JUDGE_KEY",
+        )
     if (before := text.partition(":")[0]) in _BUILT_IN:
         refuse_namesake(before)
     if text == "lexical":
@@ -144,6 +153,29 @@ def key_for(target: Target) -> str | None:
     return key
 
 
+def need_named(name: str) -> None:
+    """JudgeError where a judge that only a run folder names would be sent GEMMA_LORA_JUDGE_KEY.
+
+    The folder may be somebody else's. This machine may have the key, and what GEMMA_LORA_JUDGE_KEY_HOST
+    lists (separated by commas): HOST is reached over https, HOST:PORT as the address says.
+    """
+    target = resolve(name)
+    parts = urlsplit(target.address)
+    key = os.environ.get(_SERVER_KEY, "").strip()
+    if target.key_variable != _SERVER_KEY or not key or target.is_loopback:
+        return
+    listed = {host.strip().lower() for host in os.environ.get(_SERVER_KEY_HOST, "").split(",")}
+    if target.host.lower() in listed and (parts.port is not None or parts.scheme == "https"):
+        return
+    raise JudgeError(
+        f"the run folder names this server, not you, so it is not sent {_SERVER_KEY}",
+        where=f"{target.name} ({target.host})",
+        expected=f"--judge in this call, or the server in {_SERVER_KEY_HOST}",
+        remedy=f"if the server is yours, add --judge '{target.name}', or export "
+        f"{_SERVER_KEY_HOST}=HOST (https) or HOST:PORT; else unset {_SERVER_KEY}",
+    )
+
+
 def slug(name: str, rubric: str | None = None) -> str:
     """A folder name for a judge by a rubric (None: the built-in one): readable, and different for each pair."""
     own = load_rubric(rubric)
@@ -192,16 +224,17 @@ def _server(text: str) -> Target:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise ConfigError(
-            f"the judge's address is malformed: {error}", expected="http://HOST:PORT/v1#MODEL"
-        ) from None
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(  # the address is not repeated: it may hold a secret
-            "the judge's address holds a user name, a password or a query",
+            f"the judge's address is malformed: {error}",
+            where=f"--judge {text}",
             expected="http://HOST:PORT/v1#MODEL",
-            remedy="put the key into GEMMA_LORA_JUDGE_KEY",
-        )
+        ) from None
     if not host:
-        raise ConfigError("the judge's address has no host", where=f"--judge {text}")
+        raise ConfigError(
+            "the judge's address has no host",
+            where=f"--judge {text}",
+            expected="http://HOST:PORT/v1#MODEL",
+            remedy="put the server's name or number after http:// or https://",
+        )
     if not model.strip():
         raise ConfigError(
             "the judge's address names no model",

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemma_lora.console import neutral
+
 __all__ = [
     "clean",
     "headline",
@@ -24,11 +26,6 @@ __all__ = [
     "warnings",
     "whisker",
 ]
-
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_BIDI = {
-    code: f"\u27e8U+{code:04X}\u27e9" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
 
 _HEADLINES = {
     "better": "The tuned model answers better than the base model",
@@ -175,8 +172,8 @@ def label(key: str) -> str:
 
 
 def clean(value: Any) -> Any:
-    """Text that any reader can show: control characters and reversing marks visible, no lone surrogates."""
+    """Text that any reader can show: control characters and reversing marks written out, no lone surrogates."""
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n")
-    return text.translate(_CONTROL | _BIDI)
+    return neutral(text)

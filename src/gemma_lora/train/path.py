@@ -84,7 +84,8 @@ _BEYOND = 64
 
 def candidates(model: PeftModel, device: str, *, packs: bool) -> list[Path]:
     """Paths worth trying. `packs`: what the family table says of packing."""
-    varlen = can_varlen(causal_model(model), device)
+    causal = causal_model(model)
+    varlen = can_varlen(causal, device, causal.dtype)
     return [
         path
         for path in PATHS.values()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from support.memory import GIB, SHAPES, answering, training
+from support.memory import GIB, SHAPES, TARGETS, answering, card, cell, line, training
 
+from gemma_lora.config import Config
 from gemma_lora.loading import dump, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,8 +16,6 @@ ON_GPU = [path for path in CONFIGS if path.parent.name.startswith("gpu-")]
 MANY = [path for path in CONFIGS if path.parent.name.startswith("gpus-")]
 SHARDED = [path for path in MANY if load_config(path).train.shard_weights]
 ON_GPUS = [path for path in MANY if path not in SHARDED]
-TARGETS = {8: 7.5, 16: 15.0, 24: 22.6, 80: 74.0}
-"""GiB that a card of so many GB is asked for at most."""
 
 
 def _name(path: Path) -> str:
@@ -89,32 +87,22 @@ def test_sharded_config_is_for_a_model_that_one_of_the_gpus_does_not_hold(path: 
 
 
 @pytest.mark.parametrize("path", ON_GPU + MANY, ids=_name)
-def test_memory_in_the_comment_is_what_the_formulas_give(path: Path) -> None:
+def test_memory_in_the_comment_is_what_the_planner_says(path: Path) -> None:
     config, text = load_config(path), path.read_text(encoding="utf-8")
     assert config.model.model == f"google/{path.stem}"
-    shape = SHAPES[config.model.model]
-    parts = training(
-        shape,
-        rank=config.lora.rank,
-        batch=config.train.batch,
-        max_length=config.train.max_length,
-        shards=int(re.findall(r"\d+", path.parent.name)[0]) if path in SHARDED else 1,
-    )
-    stated = re.search(r"Training: ([\d.]+) GiB computed, not measured \((.+)\)", text)
-    assert stated is not None
-    found = {"total": stated[1]} | dict(part.split(" ") for part in stated[2].split(", "))
-    assert found == {name: f"{value:.1f}" for name, value in parts.items()}
+    assert config.train.gradient_checkpointing is config.train.micro_batch_tokens is None
+    plan = training(path, config)
+    assert f"# {line(plan)}\n" in text
+    assert plan.warning is None
     needs = answering(
-        shape,
+        SHAPES[config.model.model],
         batch=config.answer.answer_batch,
         prompt=config.train.max_length,
         new=config.answer.max_new_tokens,
     )
     assert f"Answering: {needs:.1f} GiB computed, not measured" in text
-    size = int(re.split("[-x]", path.parent.name.removesuffix("gb"))[-1])
-    assert parts["total"] <= TARGETS[size]
-    assert path in SHARDED or needs <= TARGETS[size]
-    assert config.train.gradient_checkpointing is True  # the formulas count on it
+    assert plan.forecast.total / GIB <= TARGETS[card(path)]
+    assert path in SHARDED or needs <= TARGETS[card(path)]
 
 
 def test_parameters_are_the_published_ones() -> None:
@@ -144,12 +132,12 @@ def test_table_of_the_readme_is_what_the_configs_say() -> None:
     assert set(rows) == {name.removeprefix("google/") for name in SHAPES}
     for name, cells in rows.items():
         shape = SHAPES[f"google/{name}"]
-        parts = training(shape, rank=16, batch=1, max_length=1)
-        assert cells[:2] == [f"{parts['weights']:.1f}", f"{parts['adapter']:.1f}"]
-        for size, cell in zip(TARGETS, cells[2:], strict=True):
+        adapter = 16 * shape.adapter(16, Config().lora.targets)
+        assert cells[:2] == [f"{size / GIB:.1f}" for size in (shape.parameters * 2, adapter)]
+        for size, found in zip(TARGETS, cells[2:], strict=True):
             path = ROOT / "configs" / f"gpu-{size}gb" / f"{name}.yaml"
             if path.exists():
-                train = load_config(path).train
-                assert cell == f"{train.batch} x {train.max_length}"
+                config = load_config(path)
+                assert found == cell(training(path, config), config)
             else:
-                assert cell == "no"
+                assert found == "no"

@@ -383,6 +383,20 @@ def test_bf16_on_a_cpu_where_fp32_would_not_fit(tiny_folder):
     assert models.decide_precision(ModelConfig(), "cpu", huge) == "fp32"
 
 
+def test_files_in_a_containers_memory_are_no_memory_that_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_CGROUP", tmp_path)
+    mib = 2**20
+    (tmp_path / "memory.max").write_text(f"{100 * mib}\n")
+    (tmp_path / "memory.current").write_text(f"{90 * mib}\n")
+    assert loading.free_memory() == 10 * mib
+    (tmp_path / "memory.stat").write_text(
+        f"anon {40 * mib}\nfile {45 * mib}\ninactive_file {30 * mib}\nactive_file {12 * mib}\n"
+    )
+    assert loading.free_memory() == 52 * mib
+    (tmp_path / "memory.max").write_text("max\n")
+    assert loading.free_memory() > 100 * mib
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fp16_is_refused_on_a_cpu(tiny_folder, family):
     facts = facts_of(tiny_folder(family))

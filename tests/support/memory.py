@@ -1,96 +1,93 @@
-"""The arithmetic of configs/README.md: GPU memory of LoRA training, computed from a model's shape.
-
-Nothing here is measured. Figures in GiB; every row is taken to be as long as `max_length`, with 60 %
-of its tokens carrying loss, which is more than most data have.
-"""
+"""The memory figures of configs/: the planner's own, for published shapes. No figure is measured on a GPU."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from pathlib import Path
+from typing import Any
+
+from gemma_lora.config import Config
+from gemma_lora.model.budget import Budget, Lengths, plan
+from gemma_lora.model.memory import SURROUNDINGS, Shape
 
 GIB = 2**30
-SUPERVISED = 0.6
-SURROUNDINGS = 1.0
-"""GiB for the CUDA context, the allocator's gaps and temporary buffers."""
+TARGETS = {8: 7.5, 16: 15.0, 24: 22.6, 80: 74.0}
+"""GiB that a card of so many GB is asked for at most."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """From the model's config.json; `heads` x `head` need not be `hidden`."""
+def _shape(
+    layers: int, hidden: int, mlp: int, heads: int, kv: int, head: int, words: int, **more: Any
+) -> Shape:
+    """From the numbers in the model's config.json."""
+    layer = hidden * (2 * heads * head + 2 * kv * head + 3 * mlp)
+    return Shape(
+        *(layers, hidden, mlp, heads, kv, head, words),
+        parameters=words * hidden + layers * (layer + 2 * hidden),
+        shared_out=layers * layer,
+        largest_layer=layer,
+        **more,
+    )
 
-    layers: int
-    hidden: int
-    mlp: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
-    eager: bool = False
-    """Gemma 2: attention scores are written out, and its capping doubles the copies of the logits."""
 
-    @property
-    def linear(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of a layer's seven linear maps."""
-        q, kv = self.heads * self.head, self.kv_heads * self.head
-        h, f = self.hidden, self.mlp
-        return [(h, q), (h, kv), (h, kv), (q, h), (h, f), (h, f), (f, h)]
+def _gemma_2(layers: int, *sizes: int) -> Shape:
+    capped = {"capped_attention": True, "capped_head": True}
+    return _shape(layers, *sizes, norms=4, window=4096, windowed_layers=layers // 2, **capped)
 
-    @property
-    def parameters(self) -> int:
-        """Of the language model, tied embeddings counted once."""
-        layer = sum(a * b for a, b in self.linear) + 2 * self.hidden
-        return self.vocabulary * self.hidden + self.layers * layer
 
-    def adapter(self, rank: int) -> int:
-        """Trained numbers."""
-        return self.layers * sum(rank * (a + b) for a, b in self.linear)
+def _gemma_3(layers: int, *sizes: int, window: int = 1024) -> Shape:
+    windowed = {"window": window, "windowed_layers": layers - layers // 6}
+    return _shape(layers, *sizes, norms=4, head_norms=True, **windowed)
 
 
 SHAPES = {
-    "google/gemma-2b-it": Shape(18, 2048, 16384, 8, 1, 256, 256_000),
-    "google/gemma-7b-it": Shape(28, 3072, 24576, 16, 16, 256, 256_000),
-    "google/gemma-2-2b-it": Shape(26, 2304, 9216, 8, 4, 256, 256_000, eager=True),
-    "google/gemma-2-9b-it": Shape(42, 3584, 14336, 16, 8, 256, 256_000, eager=True),
-    "google/gemma-3-1b-it": Shape(26, 1152, 6912, 4, 1, 256, 262_144),
-    "google/gemma-3-4b-it": Shape(34, 2560, 10240, 8, 4, 256, 262_208),
-    "google/gemma-3-12b-it": Shape(48, 3840, 15360, 16, 8, 256, 262_208),
-    "google/gemma-3-27b-it": Shape(62, 5376, 21504, 32, 16, 128, 262_208),
+    "google/gemma-2b-it": _shape(18, 2048, 16384, 8, 1, 256, 256_000),
+    "google/gemma-7b-it": _shape(28, 3072, 24576, 16, 16, 256, 256_000),
+    "google/gemma-2-2b-it": _gemma_2(26, 2304, 9216, 8, 4, 256, 256_000),
+    "google/gemma-2-9b-it": _gemma_2(42, 3584, 14336, 16, 8, 256, 256_000),
+    "google/gemma-3-1b-it": _gemma_3(26, 1152, 6912, 4, 1, 256, 262_144, window=512),
+    "google/gemma-3-4b-it": _gemma_3(34, 2560, 10240, 8, 4, 256, 262_208),
+    "google/gemma-3-12b-it": _gemma_3(48, 3840, 15360, 16, 8, 256, 262_208),
+    "google/gemma-3-27b-it": _gemma_3(62, 5376, 21504, 32, 16, 128, 262_208),
 }
 
 
-def training(
-    shape: Shape, *, rank: int, batch: int, max_length: int, shards: int = 1
-) -> dict[str, float]:
-    """Parts and `total` in GiB, with bf16 weights and gradient checkpointing.
+def card(path: Path) -> int:
+    """GB of the GPU that a config file is for, by its folder."""
+    return int(re.split("[-x]", path.parent.name.removesuffix("gb"))[-1])
 
-    `shards`: processes that hold a part of the layers' weights each.
-    """
-    tokens = batch * max_length
-    q, kv = shape.heads * shape.head, shape.kv_heads * shape.head
-    h, f = shape.hidden, shape.mlp
-    # one layer is recomputed at a time: bf16 results, the MLP's products, fp32 norms, and the fp32
-    # copies of their inputs that the adapter's layers keep
-    layer = tokens * (2 * (2 * q + 2 * kv) + 12 * f + 40 * h + 4 * (4 * h + 2 * f + q))
-    if shape.eager:
-        layer += batch * shape.heads * max_length**2 * 14
-    kept = shape.layers * tokens * h * 2
-    # bf16 logits, fp32 copy, softmax, and the gradients of both; two more copies where they are capped
-    logits = tokens * SUPERVISED * shape.vocabulary * (24 if shape.eager else 16)
-    layer_weights = sum(a * b for a, b in shape.linear)
-    spread = shape.layers * layer_weights * (1 - 1 / shards)
-    parts = {
-        "weights": (shape.parameters - spread) * 2 / GIB,
-        # two layers gathered, and one as it is received
-        **({"gathered": 3 * layer_weights * 2 / GIB} if shards > 1 else {}),
-        "adapter": shape.adapter(rank) * 16 / GIB,  # fp32 weight, gradient, two moments
-        "activations": (layer + kept) / GIB,
-        "logits": logits / GIB,
-        "surroundings": SURROUNDINGS,
-    }
-    return {**parts, "total": sum(parts.values())}
+
+def training(path: Path, config: Config) -> Budget:
+    """What the planner does on that card for rows of `max_length` tokens, 60 % of them with loss."""
+    longest = config.train.max_length
+    rows = config.train.batch * config.train.accumulation
+    shards = int(re.findall(r"\d+", path.parent.name)[0]) if config.train.shard_weights else 1
+    return plan(
+        config,
+        SHAPES[config.model.model],
+        Lengths(longest, shortest=40, step=rows * longest, checked=130, supervised=0.6),
+        name=config.model.model,
+        device="cuda",
+        precision="bf16",
+        free=int(TARGETS[card(path)] * GIB),
+        shards=shards,
+    )
 
 
 def answering(shape: Shape, *, batch: int, prompt: int, new: int) -> float:
     """GiB: weights, keys and values of every position, surroundings."""
     cache = batch * (prompt + new) * shape.layers * shape.kv_heads * shape.head * 2 * 2
-    return (shape.parameters * 2 + cache) / GIB + SURROUNDINGS
+    return (shape.parameters * 2 + cache + SURROUNDINGS["cuda"]) / GIB
+
+
+def line(plan: Budget) -> str:
+    """What a config file says of its training."""
+    recomputed = "with" if plan.checkpointing else "without"
+    return (
+        f"Training: {plan.forecast.total / GIB:.1f} GiB predicted, not measured: "
+        f"{plan.tokens:,} tokens at once {recomputed} gradient checkpointing."
+    )
+
+
+def cell(plan: Budget, config: Config) -> str:
+    """The same in the README's table."""
+    return f"{config.train.max_length:,}: {plan.tokens:,}{' r' if plan.checkpointing else ''}"

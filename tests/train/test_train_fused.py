@@ -231,6 +231,18 @@ def test_projections_of_one_input_are_computed_once_and_nothing_stays_behind(tin
         assert {block.data_ptr() for block in own.buffers._free} == lent  # and used again
 
 
+def test_validation_gives_all_blocks_of_the_mlp_back(tiny_folder, batch):
+    model = peft_model(tiny_folder("gemma")).eval()
+    with packed(model) as own:
+        with torch.no_grad():
+            nll_sum(model, batch)
+        lent = {block.data_ptr() for block in own.buffers._free}
+        assert len(lent) == len(own.buffers._free) == 3  # gate, up and their product
+        with torch.no_grad():
+            nll_sum(model, batch)
+        assert {block.data_ptr() for block in own.buffers._free} == lent
+
+
 def test_a_projection_asked_alone_is_computed_alone(tiny_folder):
     model = peft_model(tiny_folder("gemma")).train()
     attention = causal_model(model).base_model.layers[0].self_attn

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gemma_lora.train.gated import BLOCK, gated, gated_backward
+from gemma_lora.train.gated import BLOCK, gated, gated_backward, rows_at_once
 
 SIZES = [(1, 1), (3, 7), (BLOCK, 16), (700, 33)]  # below, at and above a block of rows
 
@@ -38,6 +38,13 @@ def test_product_and_gradients_are_those_of_gelu(size, kind, tolerance):
     for ours, exact in zip(found, (product, dgate, dup), strict=True):
         assert ours.dtype == kind
         torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=3 * tolerance)
+
+
+def test_only_a_cpu_in_fp32_is_asked_block_by_block():
+    assert rows_at_once(torch.empty(700, 3)) == BLOCK
+    assert rows_at_once(torch.empty(700, 3, dtype=torch.bfloat16)) == 700
+    assert rows_at_once(torch.empty(700, 3, device="meta")) == 700
+    assert rows_at_once(torch.empty(0, 3, device="meta")) == 1  # of which none is left to split
 
 
 def test_results_share_no_memory():

@@ -79,6 +79,25 @@ def test_another_seed_step_micro_batch_or_place_gives_an_independent_mask():
             assert abs(float(together)) < edge
 
 
+def test_whole_masks_of_other_devices_are_drawn_once_in_a_row_and_again_the_same():
+    """As on a GPU, where a backward pass asks for each place twice."""
+    masks, x = Masks(0.3, 0), torch.ones(400, 257)
+    masks.at(2, 1)
+    first = masks.mask(1, x)
+    assert masks.mask(1, x) is first
+    second = masks.mask(2, x)
+    assert not torch.equal(second, first)
+    again = masks.mask(1, x)
+    assert again is not first
+    assert torch.equal(again, first)
+    assert masks.mask(1, x[:100]).shape == (100, 257)
+    assert masks.mask(1, x[:100].bfloat16()).dtype == torch.bfloat16
+    masks.at(2, 2)
+    assert not torch.equal(masks.mask(1, x), first)
+    edge = 5 * (0.3 * 0.7 / x.numel()) ** 0.5
+    assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=edge)
+
+
 def test_drawing_uses_no_other_random_state():
     before = torch.get_rng_state()
     drawn(Masks(0.5, 0))

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import Gemma3nTextConfig, Gemma3TextConfig
 
 from gemma_lora.config import Config
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model.budget import Budget, Lengths, plan
-from gemma_lora.model.memory import Shape
+from gemma_lora.model.memory import Load, Shape, forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -71,6 +73,59 @@ def test_what_is_set_stays_with_a_warning_where_it_will_not_fit():
     assert (tight.tokens, tight.checkpointing) == (4096, False)
     assert tight.warning is not None
     assert "gradient checkpointing on it needs" in tight.warning
+
+
+FP32_OF_BF16 = replace(GEMMA_2B, stored_bytes=2)
+
+
+def load(device: str, **other: Any) -> Load:
+    """Rows of 512 tokens, computed by recomputation."""
+    usual = Load(device, "fp32", 16, Config().lora.targets, 0.05, True, 512, 512, 40, 0.6)
+    return replace(usual, **other)
+
+
+def test_pages_of_the_file_are_the_machines_memory_and_not_the_gpus():
+    """Gemma 2B in fp32 on a GPU with 15 GB: 9.3 GiB of weights, and the file never comes there."""
+    parts = {d: forecast(FP32_OF_BF16, load(d)).parts for d in ("cuda", "cpu", "mps")}
+    assert parts["cuda"]["adapter"] > 0  # the moment of most memory is a step
+    file = FP32_OF_BF16.parameters * 2
+    assert parts["cpu"]["working"] == parts["mps"]["working"] == file
+    assert planned(FP32_OF_BF16, 14.6, precision="fp32").forecast.total < 14.6 * GIB
+
+
+def test_an_mlp_that_autograd_computes_keeps_twice_as_much():
+    plain = replace(GEMMA_2B, fused_mlp=False)
+    for checkpointing, layers in ((True, 1), (False, GEMMA_2B.layers)):
+        one, other = (
+            forecast(s, load("cuda", checkpointing=checkpointing)).parts["activations"]
+            for s in (GEMMA_2B, plain)
+        )
+        assert other - one == layers * 512 * 2 * GEMMA_2B.mlp * 4
+    kinds = {"gemma3n_text": Gemma3nTextConfig(), "gemma3_text": Gemma3TextConfig()}
+    fused = {k: Shape.of(c, parameters=1, stored_bytes=2).fused_mlp for k, c in kinds.items()}
+    assert fused == {"gemma3n_text": False, "gemma3_text": True}
+
+
+def test_an_apple_gpu_keeps_no_numbers_of_what_is_dropped_and_makes_the_gradients_anew():
+    """As train/masks.py and train/gated.py do on all devices but a CPU."""
+    shape = replace(GEMMA_2B, stored_bytes=4)
+    apple, cpu = (forecast(shape, load(d, checkpointing=False)).parts for d in ("mps", "cpu"))
+    assert apple["activations"] < cpu["activations"]
+    assert apple["working"] > cpu["working"]
+
+
+def test_keys_and_values_are_counted_for_each_head_where_the_kernel_wants_them_so():
+    grouped = replace(GEMMA_2B, kv_heads=4)
+    way = load("cuda", checkpointing=False)
+    full, half = (
+        [forecast(s, replace(way, precision=p)).parts["activations"] for s in (GEMMA_2B, grouped)]
+        for p in ("fp32", "bf16")
+    )
+    per_token = GEMMA_2B.layers * 512 * 256
+    assert half[1] - half[0] == 2 * per_token * 2 * 3  # three heads more of keys and of values
+    assert full[1] - full[0] == 4 * per_token * 2 * (
+        3 + 4
+    )  # and as many again as there are queries
 
 
 def test_sharded_weights_are_counted_by_their_part():

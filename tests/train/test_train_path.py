@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.stepping import peft_model
+from support.stepping import EVERY, model_folder, peft_model
 from support.tiny import small_tokenizer
 from support.training import example, make_config, make_run, talking, text_of
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -45,15 +45,48 @@ def leaking(module, query, key, value, mask, *, row_lengths, **settings):
     )
 
 
-def chosen_for(model, rows, paths=None, *, precision="fp32", console=None):
+def early(module, query, key, value, mask, *, row_lengths, **settings):
+    """Rows begin a token too early: each sees the last one of the row before."""
+    first, *others, last = row_lengths
+    bounds = (first - 1, *others, last + 1)
+    return rows_attention(module, query, key, value, mask, row_lengths=bounds, **settings)
+
+
+def late(module, query, key, value, mask, *, row_lengths, **settings):
+    """Rows begin a token too late: the first of each is taken for the end of the row before."""
+    first, *others, last = row_lengths
+    bounds = (first + 1, *others, last - 1)
+    return rows_attention(module, query, key, value, mask, row_lengths=bounds, **settings)
+
+
+def middle(module, query, key, value, mask, *, row_lengths, **settings):
+    """Only between the last two rows the bound is wrong."""
+    *others, third, last = row_lengths
+    bounds = (*others, third - 1, last + 1)
+    return rows_attention(module, query, key, value, mask, row_lengths=bounds, **settings)
+
+
+def windowless(module, query, key, value, mask, *, sliding_window=None, **settings):
+    """As if all layers saw all of the row."""
+    return rows_attention(module, query, key, value, mask, sliding_window=None, **settings)
+
+
+def wide(module, query, key, value, mask, *, sliding_window=None, **settings):
+    """The window holds a token too many."""
+    window = None if sliding_window is None else sliding_window + 1
+    return rows_attention(module, query, key, value, mask, sliding_window=window, **settings)
+
+
+def chosen_for(model, rows, paths=None, *, precision="fp32", console=None, longest=None):
     return choose(
         model,
         paths or candidates(model, "cpu", packs=True),
         collate(rows, [0, 3, 5]),
         collate(rows, [0]),
         autocast=autocast_for(precision, CPU),
-        tolerance=1e-4 if precision == "fp32" else 3e-2,
+        tolerance=1e-4 if precision == "fp32" else 5e-3,
         console=console or talking(),
+        longest=int(rows.lengths.max()) if longest is None else longest,
     )
 
 
@@ -86,6 +119,43 @@ def test_attention_that_leaks_is_told_and_not_used(family, tiny_folder, rows, ba
     (warning,) = console.warnings
     assert "computing packed: a loss of " in warning
     assert "training goes on with single-rows, which is slower" in warning
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("wrong", [leaking, early, late, middle], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", EVERY)
+def test_rows_that_see_each_other_are_found_in_every_precision(
+    wrong, family, precision, tmp_path, rows, backend
+):
+    model = peft_model(model_folder(tmp_path, family), precision=precision, disturbed=False)
+    assert chosen_for(model, rows, precision=precision)[0].name == "packed"
+    backend(wrong)
+    console = talking()
+    # without a row beyond the window, so that nothing but the rows can tell
+    path, _ = chosen_for(model, rows, precision=precision, console=console, longest=0)
+    assert path.name == "single-rows"
+    assert "computing packed: " in console.warnings[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("wrong", [windowless, wide], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", [name for name in EVERY if name != "gemma"])
+def test_a_window_that_is_not_kept_is_found_though_the_checked_rows_are_shorter(
+    wrong, family, precision, tmp_path, rows, backend
+):
+    model = peft_model(model_folder(tmp_path, family), precision=precision, disturbed=False)
+    longest = int(rows.lengths.max())
+    for layer in causal_model(model).base_model.layers:
+        if getattr(layer.self_attn, "sliding_window", None) is not None:
+            layer.self_attn.sliding_window = longest
+    causal_model(model).config.get_text_config().sliding_window = longest
+    assert chosen_for(model, rows, precision=precision, longest=400)[0].name == "packed"
+    backend(wrong)
+    console = talking()
+    path, _ = chosen_for(model, rows, precision=precision, console=console, longest=400)
+    assert path.name == "single-rows"
+    assert f"the sliding window of {longest} tokens is not kept" in console.warnings[0]
+    assert chosen_for(model, rows, precision=precision, longest=longest)[0].name == "packed"
 
 
 @pytest.mark.parametrize(

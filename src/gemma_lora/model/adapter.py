@@ -126,9 +126,7 @@ def save_adapter(
         raise disk_fault(error, folder) from error
 
 
-def load_adapter(
-    base: PreTrainedModel, folder: Path, *, ref: BaseRef | None = None, trainable: bool = False
-) -> PeftModel:
+def load_adapter(base: PreTrainedModel, folder: Path, *, ref: BaseRef | None = None) -> PeftModel:
     """The adapter in `folder` on `base`, after all checks; `ref` (if given) must be its own base.
 
     Afterwards the weights in memory equal the file's, and the outputs differ from the base model's.
@@ -146,15 +144,14 @@ def load_adapter(
         use_rslora=bool(settings.get("use_rslora", False)),
         target_modules=sorted(modules),
         bias="none",
-        inference_mode=not trainable,
+        inference_mode=True,
     )
     model = get_peft_model(base, recipe, autocast_adapter_dtype=True)
     assert isinstance(model, PeftModel)
     set_peft_model_state_dict(model, tensors)
     _check_arrived(model, tensors, folder)
-    if not trainable:  # last, because PEFT's disable_adapter() turns gradients on again
-        model.requires_grad_(False)
-        model.eval()
+    model.requires_grad_(False)  # last, because PEFT's disable_adapter() turns gradients on again
+    model.eval()
     return model
 
 

@@ -53,6 +53,10 @@ __all__ = [
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+"""Of a container, version 2."""
+
+
 class Choice(str):
     """A decision as its plain text, with the `reason` to print beside it."""
 
@@ -260,10 +264,18 @@ def free_memory(device: str = "cpu") -> int:
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     with contextlib.suppress(OSError, ValueError):  # no such limit
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used + _page_cache())
     return max(free, 0)
+
+
+def _page_cache() -> int:
+    """Bytes of files in the container's memory, which count as used there and are given up when needed."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return sum(int(v) for name, v in lines if name in ("inactive_file", "active_file"))
+    return 0
 
 
 def _refuse_fp16(device: str, facts: BaseFacts) -> None:

@@ -61,6 +61,8 @@ class Shape:
     capped_head: bool = False
     window: int | None = None
     windowed_layers: int = 0
+    fused_mlp: bool = True
+    """Whether train/fused.py computes the MLP in one (not that of Gemma 3n, which drops most of gate)."""
     streams: int = 1
     """Copies of the hidden state that a layer carries along (AltUp of Gemma 3n)."""
     shared_out: int = 0
@@ -107,6 +109,7 @@ class Shape:
             capped_head=getattr(text, "final_logit_softcapping", None) is not None,
             window=getattr(text, "sliding_window", None),
             windowed_layers=sum(kind == "sliding_attention" for kind in types),
+            fused_mlp=not kind.startswith("gemma3n"),
             streams=largest("altup_num_inputs", 1),
             shared_out=sum(layer_sizes),
             largest_layer=max(layer_sizes, default=0),
@@ -187,8 +190,10 @@ def forecast(shape: Shape, load: Load) -> Forecast:
         "working": gathered
         + round(HOLES[_place(load)] * max(_head(shape, load), _backward(shape, load, size))),
     }
-    # the file's pages count until all numbers are converted
+    # the file's pages count until all numbers are converted, in the machine's memory
     converted = shape.parameters * shape.stored_bytes if size != shape.stored_bytes else 0
+    if _place(load) == "cuda":
+        converted = 0
     loading = {"adapter": 0, "activations": 0, "working": converted}
     if load.shards > 1:  # made whole in the machine's memory, and then cut
         loading["working"] = whole - weights + converted if _place(load) == "cpu" else 0
@@ -207,6 +212,7 @@ next one on its way besides."""
 
 
 def _place(load: Load) -> str:
+    """Whose memory it is: an Apple GPU's is the machine's."""
     return "cuda" if load.device == "cuda" else "cpu"
 
 
@@ -223,11 +229,15 @@ def _kept(shape: Shape, load: Load, size: int) -> int:
     norms = (shape.norms + 2) * shape.streams * h
     # queries, keys, values; attention's result as its kernel left it, and as o_proj reads it
     attention = 3 * q + 2 * (q if shape.capped_attention else kv)
+    if load.device == "cuda" and shape.kv_heads > 1 and (size == 4 or shape.head > 256):
+        attention += 2 * (q - kv)  # for each head (train/attention.py)
     if shape.head_norms:
         attention += q + kv  # before normalisation
-    numbers = norms + attention + 2 * f + inner
+    # gate and up; where autograd does it, gelu's result and the product too
+    mlp = (2 if shape.fused_mlp else 4) * f
+    numbers = norms + attention + mlp + inner
     small = 4 * (shape.norms + shape.heads)  # fp32: a number a norm, log-sum-exp a head
-    if load.device != "cuda":  # numbers of what is dropped: two inputs of h, one of q, one of f
+    if load.device == "cpu":  # numbers of what is dropped: two inputs of h, one of q, one of f
         small += round(4 * load.dropout * (2 * h + q + f))
     per_token = numbers * size + small
     return load.tokens * per_token + _scores(shape, load, size)
@@ -258,7 +268,7 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
     """Bytes that the backward pass of the last layer works with, beside what is kept."""
     # MLP: its product and the gradient of that; the factors' gradients take their places (train/gated.py).
     # Elsewhere these are new, as is the mask
-    mlp = 2 * size if size == 4 and load.device != "cuda" else 4 * size + 2 * bool(load.dropout)
+    mlp = 2 * size if size == 4 and load.device == "cpu" else 4 * size + 2 * bool(load.dropout)
     most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
     if (
         shape.capped_attention

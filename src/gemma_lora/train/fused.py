@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.activations import GELUTanh
 
-from gemma_lora.train.gated import BLOCK, gated, gated_backward
+from gemma_lora.train.gated import gated, gated_backward, rows_at_once
 from gemma_lora.train.masks import Masks, Place
 from gemma_lora.train.products import Buffers, linear
 
@@ -223,6 +223,8 @@ class _How:
     """Dropout of the input of gate and up."""
     down: Place | None
     scales: tuple[float, float, float]
+    gradient: bool
+    """Whether a backward pass may follow: torch says that inputs need a gradient in validation too."""
 
 
 class _Mlp(torch.autograd.Function):
@@ -237,14 +239,15 @@ class _Mlp(torch.autograd.Function):
         inner = ends.inner(flat if how.reads is None else how.reads.drop_(flat.clone()))
         for y, weight in zip((gate, up), ends.weights, strict=True):
             linear(flat, weight, y)
-        for g, u, h, part in zip(*(x.split(BLOCK) for x in (gate, up, hidden, inner)), strict=True):
+        size = rows_at_once(gate)
+        for g, u, h, part in zip(*(x.split(size) for x in (gate, up, hidden, inner)), strict=True):
             ends.update((g, u), part)
             gated(g, u, h)
         y = linear(hidden, down.weights[0])
         narrow = down.inner(hidden if how.down is None else how.down.drop_(hidden))
         y.addmm_(narrow, down.b[0].to(y.dtype).t(), alpha=down.scales[0])
         how.buffers.give_back(hidden)
-        if not any(ctx.needs_input_grad):
+        if not how.gradient:
             how.buffers.give_back(gate, up)
         ctx.save_for_backward(flat, gate, up, inner, narrow, *tensors)
         ctx.how, ctx.shape, ctx.kind = how, x.shape, x.dtype
@@ -389,7 +392,8 @@ def _mlp(own: dict[str, _Projection], buffers: Buffers) -> Callable[[Tensor], Te
     gate, up, down = (own[name] for name in ("gate_proj", "up_proj", "down_proj"))
 
     def forward(x: Tensor) -> Tensor:
-        how = _How(buffers, gate.place, down.place, (gate.factor, up.factor, down.factor))
+        scales = (gate.factor, up.factor, down.factor)
+        how = _How(buffers, gate.place, down.place, scales, torch.is_grad_enabled())
         tensors = [t for p in (gate, up, down) for t in (p.weight, p.a, p.b)]
         return cast(Tensor, _Mlp.apply(x, how, *tensors))
 

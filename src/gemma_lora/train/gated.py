@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "gated", "gated_backward"]
+__all__ = ["BLOCK", "gated", "gated_backward", "rows_at_once"]
 
 _LINEAR = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _LINEAR
@@ -25,8 +25,14 @@ def _by_sigmoid(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
+def rows_at_once(x: Tensor) -> int:
+    """For how many of the rows of `x` (T, F) `gated` is best called: elsewhere all, for every call is a
+    kernel's start."""
+    return BLOCK if _by_sigmoid(x) else max(1, len(x))
+
+
 def gated(gate: Tensor, up: Tensor, out: Tensor) -> Tensor:
-    """gelu(gate) * up into `out`; all (T, F). Best called for `BLOCK` rows after the other."""
+    """gelu(gate) * up into `out`; all (T, F). Best called for `rows_at_once` rows."""
     if not _by_sigmoid(gate):
         torch.ops.aten.gelu.out(gate, approximate="tanh", out=out)
         return out.mul_(up)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gemma_lora.model.memory import CHUNK_BYTES
+from gemma_lora.train.attention import bounds
 from gemma_lora.train.packing import IGNORED, Batch
 from gemma_lora.train.products import Buffers, linear
 
@@ -49,6 +50,7 @@ def nll_sum(model: PeftModel, batch: Batch) -> Tensor:
         position_ids=batch.position_ids,
         use_cache=False,
         row_lengths=batch.lengths,
+        row_bounds=bounds(batch.lengths, batch.input_ids.device),
     ).last_hidden_state  # (1, T, H)
     chosen = batch.labels != IGNORED
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
@@ -101,7 +103,9 @@ class _FrozenHead(torch.autograd.Function):
                 logits.copy_(linear(part, weight))
             if cap is not None:
                 logits.div_(cap).tanh_()
-            slope = 1 - logits.square() if cap is not None and gradient is not None else None
+            slope = None
+            if cap is not None and gradient is not None:
+                slope = logits.square().neg_().add_(1)  # in place: one block more, not two
             if cap is not None:
                 logits.mul_(cap)
             # -log softmax[wanted] by way of the largest, whose share never underflows

@@ -4,7 +4,9 @@ So a resumed run, a repeated step, a recomputed activation and another process d
 without any state being saved. On a CPU only the places of the dropped numbers are drawn: the gaps
 between them are geometric, so a rate of 0.05 takes a twentieth of the random numbers and of the
 writes that a mask takes (docs/training.md has the figures); they are kept until the next micro-batch.
-Elsewhere a mask comes from the device's own counter-based generator. Reads and writes no file.
+Elsewhere a mask comes from the device's own counter-based generator, once in the forward and once in
+the backward pass: kept in between, masks would take a fifth of what a layer keeps. Reads and writes no
+file.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class Masks:
         self._places = 0
         self._generators: dict[torch.device, torch.Generator] = {}
         self._drawn: dict[tuple[int, int], Tensor] = {}
+        self._last: tuple[tuple[int, torch.Size, torch.dtype], Tensor] | None = None
 
     def at(self, step: int, micro_batch: int) -> None:
         self._now = (step, micro_batch)
         self._drawn.clear()
+        self._last = None
 
     def place(self) -> Place:
         """A further place in the model; the order in which places are made must be the same always."""
@@ -41,13 +45,20 @@ class Masks:
         return Place(self, self._places)
 
     def mask(self, place: int, x: Tensor) -> Tensor:
-        """Zeros and ones like `x`, by the generator of its device."""
+        """Zeros and ones like `x`, by the generator of its device; the last one is kept, since a backward
+        pass asks for each twice in a row. Not to be changed."""
+        asked = (place, x.shape, x.dtype)
+        if self._last is not None and self._last[0] == asked and self._last[1].device == x.device:
+            return self._last[1]
+        self._last = None  # to be freed before the next is made
         if x.device not in self._generators:
             self._generators[x.device] = torch.Generator(x.device)
         generator = self._generators[x.device]
         key = np.random.SeedSequence((self._seed, *self._now, place))
         generator.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
-        return torch.empty_like(x).bernoulli_(1 - self.rate, generator=generator)
+        drawn = torch.empty_like(x).bernoulli_(1 - self.rate, generator=generator)
+        self._last = asked, drawn
+        return drawn
 
     def dropped(self, place: int, count: int) -> Tensor:
         """Which of `count` numbers are dropped, each with probability `rate`, independently. int64.

@@ -54,8 +54,10 @@ from gemma_lora.train.state import Journal, load_weights, trainable
 
 __all__ = ["follow", "train"]
 
-_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
-"""Largest relative difference between the training path's loss and the plain forward's."""
+_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
+"""Largest relative difference between the training path's loss and the plain forward's, over 64 tokens.
+In bf16 1e-7 to 1e-3 was measured on a CPU; a logit of 20 is rounded by up to 0.06 there, token by token.
+Rows that see each other change the loss by less than that: path.py sees them without a tolerance."""
 
 
 @dataclass(frozen=True)
@@ -391,6 +393,7 @@ def _choose_path(
         autocast=trainers.autocast_for(decided.precision, device),
         tolerance=_TOLERANCE[decided.precision],
         console=console,
+        longest=max(int(part.lengths.max(initial=0)) for part in (data.train, data.validation)),
         weights=weights,
     )
 

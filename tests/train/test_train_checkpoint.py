@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import pickle
@@ -13,7 +12,16 @@ import sys
 import pytest
 import torch
 from support.stepping import peft_model
-from support.training import in_child, kill_self, make_config, make_run, quiet, talking, text_of
+from support.training import (
+    in_child,
+    kill_self,
+    make_config,
+    make_run,
+    quiet,
+    signed,
+    talking,
+    text_of,
+)
 
 from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.train import checkpoint as checkpoints
@@ -145,14 +153,6 @@ def test_pickles_among_the_checkpoints_are_never_loaded(tiny_folder, tmp_path):
     assert not (tmp_path / "exploded").exists()
     pickle.loads(bomb)  # noqa: S301 - it does work
     assert (tmp_path / "exploded").exists()
-
-
-def signed(path):
-    """Make the manifest of a changed checkpoint right again, as somebody hostile would."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    for name in manifest["sha256"]:
-        manifest["sha256"][name] = hashlib.sha256((path / name).read_bytes()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pathlib
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -49,6 +49,7 @@ from gemma_lora.train.path import PATHS, Path, candidates, choose
 from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.processes import World, following, led
 from gemma_lora.train.progress import Progress, cut_metrics
+from gemma_lora.train.resuming import resumable
 from gemma_lora.train.sharding import WHOLE, Weights, frozen_bytes, shard
 from gemma_lora.train.state import Journal, load_weights, trainable
 
@@ -91,6 +92,7 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
         "decided": asdict(job.decided),
         "identity": job.identity,
         "step": job.found.step if job.found is not None else None,
+        "journal": job.found.state["journal"] if job.found is not None else None,
         "sharded": job.sharded,
     }
     with quiet_libraries(), _memory_faults(), led(call, job.decided.device) as world:
@@ -123,6 +125,8 @@ def follow() -> None:
         step = call["step"]
         found = checkpoints.at_step(run.checkpoints, step) if step is not None else None
         _need_same(step is None or found is not None, f"the checkpoint of step {step}", world)
+        if found is not None:  # where the leader went back to another best
+            found = replace(found, state={**found.state, "journal": call["journal"]})
         decided, sharded = Decisions(**call["decided"]), call["sharded"]
         job = _Job(config, run, base, data, decided, identity, found, sharded)
         trained = _trained(job, world, console)
@@ -159,7 +163,7 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
     )
     data = _tokenised(config, base.fmt, run, console)
     identity = _identity(config, run, base, str(device))
-    found = _resumable(run, identity, console)
+    found = resumable(run, identity, data.plan.steps, console)
     if found is not None:
         decided = Decisions(**found.state["decisions"])
     else:
@@ -455,29 +459,10 @@ def _fit(
             raise EnvironmentFault(
                 f"the best checkpoint (step {chosen}) is gone or damaged",
                 where=str(run.checkpoints),
-                remedy="delete the checkpoints folder and run again",
+                remedy="run the same command again: it takes the best one that is whole",
             )
         load_weights(model, best)
     return journal, trainer.decided
-
-
-def _resumable(run: RunDir, identity: dict[str, str], console: Console) -> Checkpoint | None:
-    """The newest whole checkpoint of the same inputs; those of other inputs are removed."""
-    found = checkpoints.newest(run.checkpoints, console)
-    if found is None:
-        checkpoints.clear(run.checkpoints)
-        return None
-    saved: dict[str, str] = found.state["identity"]
-    changed = [key for key in identity if saved.get(key) != identity[key]]
-    for kind, name in ((Decisions, "decisions"), (Journal, "journal")):
-        if found.state[name].keys() != {entry.name for entry in fields(kind)}:
-            changed.append(f"what gemma-lora keeps as {name}")  # by another version
-    if changed:
-        console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
-        checkpoints.clear(run.checkpoints)
-        return None
-    console.note(f"going on from the checkpoint of step {found.step}")
-    return found
 
 
 def _written(found: Checkpoint | None) -> int:

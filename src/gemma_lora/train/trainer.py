@@ -44,7 +44,9 @@ from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.sharding import WHOLE, Weights
 from gemma_lora.train.state import (
     Journal,
+    load_moments,
     load_weights,
+    moments_of,
     random_states,
     seed_all,
     seed_torch,
@@ -470,13 +472,14 @@ class StepTrainer(Trainer):
             "scaler": scaler.state_dict() if scaler is not None else None,
             "python_random": _plain(random.getstate()),
         }
-        moments: dict[str, Tensor] = {}
-        for number, entry in _optimizer_of(self).state_dict()["state"].items():
-            moments |= {f"{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         checkpoints.save(
             self._folder,
             self.journal.step,
-            {"weights": trainable(self._peft), "optimizer": moments, "rng": random_states()},
+            {
+                "weights": trainable(self._peft),
+                "optimizer": moments_of(_optimizer_of(self)),
+                "rng": random_states(),
+            },
             state,
         )
         checkpoints.prune(self._folder, best=self.journal.best_step)
@@ -501,15 +504,7 @@ class StepTrainer(Trainer):
 
     def _restore(self, found: Checkpoint) -> None:
         load_weights(self._peft, found)
-        optimizer = _optimizer_of(self)
-        content = optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in found.tensors("optimizer").items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value
-        rate = found.state["scheduler"]["_last_lr"]
-        groups = [{**g, "lr": lr} for g, lr in zip(content["param_groups"], rate, strict=True)]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        load_moments(_optimizer_of(self), found)
         schedule: Any = self.lr_scheduler
         schedule.load_state_dict({**schedule.state_dict(), **found.state["scheduler"]})
         if self.accelerator.scaler is not None and found.state["scaler"] is not None:

@@ -316,6 +316,10 @@ def test_a_trained_norm_keeps_its_own_gradient(tiny_folder, batch):
 # ---------------------------------------------------------------------- a pass that fails
 
 
+class Mark:
+    pass
+
+
 def test_a_failed_pass_leaves_nothing_alive(tiny_folder, batch, monkeypatch):
     """Memory runs out in q, k, v of a later layer: the graph of the layers before must go."""
     model = peft_model(tiny_folder("gemma")).train()
@@ -323,9 +327,9 @@ def test_a_failed_pass_leaves_nothing_alive(tiny_folder, batch, monkeypatch):
     made, calls = [], []
 
     def watched(ctx, *arguments):
-        found = honest_mlp(ctx, *arguments)
-        made.append(weakref.ref(found))
-        return found
+        ctx.mark = Mark()  # lives as long as this node of the graph, and what it saved
+        made.append(weakref.ref(ctx.mark))
+        return honest_mlp(ctx, *arguments)
 
     def failing(self, flat, inner):
         calls.append(len(self.weights))
@@ -343,10 +347,3 @@ def test_a_failed_pass_leaves_nothing_alive(tiny_folder, batch, monkeypatch):
         gc.collect()
         assert made
         assert [ref() for ref in made] == [None] * len(made)
-        groups = {
-            vars(layer)["forward"].group
-            for layer in lora_layers(model).values()
-            if vars(layer)["forward"].group is not None
-        }
-        assert groups
-        assert all(group._input is None and not group._ready for group in groups)

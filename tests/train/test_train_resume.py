@@ -296,6 +296,7 @@ WRONG = {
     "best a text": with_state(lambda s: s["journal"].update(best_step="x")),
     "best never validated": with_state(lambda s: s["journal"].update(best_step=5)),
     "validations of text": with_state(lambda s: s["journal"].update(validations=["x"])),
+    "endless": with_state(lambda s: s["journal"].update(seconds=float("inf"))),
     "another step": with_state(lambda s: s["journal"].update(step=5)),
     "scaler": with_state(lambda s: s.update(scaler={"scale": "x"})),
     "state a list": lambda path: ((path / "state.json").write_text("[]"), signed(path)),
@@ -330,6 +331,20 @@ def test_a_checkpoint_that_is_no_trainings_is_passed_over(name, killed_copy):
 def test_after_one_that_was_passed_over_the_adapter_is_the_same(name, killed_copy, uninterrupted):
     WRONG[name](killed_copy.checkpoints / "step-00000006")
     assert "going on from the checkpoint of step 4" in finish(killed_copy, uninterrupted)
+
+
+def test_what_is_printed_is_the_precision_that_is_used(killed_copy, uninterrupted, monkeypatch):
+    for path in killed_copy.checkpoints.iterdir():
+        with_state(lambda state: state["decisions"].update(precision="bf16"))(path)
+    used = []
+    monkeypatch.setattr(
+        trainers.StepTrainer, "_try", lambda self, _: used.append(self.decided.precision) or 1 / 0
+    )
+    console = talking()
+    with pytest.raises(ZeroDivisionError):
+        train(uninterrupted[0], killed_copy, console)
+    assert used == ["bf16"]
+    assert "; bf16 (as in the checkpoint; a new training would take fp32: " in text_of(console)
 
 
 @pytest.fixture(scope="module")

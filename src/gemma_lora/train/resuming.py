@@ -8,6 +8,7 @@ Reads the checkpoints of a run; changes none but those that it removes.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -27,7 +28,14 @@ from gemma_lora.train.decisions import Decisions
 from gemma_lora.train.path import PATHS
 from gemma_lora.train.state import MOMENTS, Journal
 
-__all__ = ["resumable"]
+__all__ = ["ASKED", "resumable"]
+
+ASKED = {
+    "--micro-batch-tokens": "micro_batch_tokens",
+    "--gradient-checkpointing": "gradient_checkpointing",
+}
+"""What the user may change when a training goes on: parts of its identity that are no reason to start
+over, and their names in the config and in `Decisions`."""
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,7 +89,7 @@ def resumable(
         checkpoints.clear(run.checkpoints)
         return None
     saved: dict[str, str] = found.state["identity"]
-    changed = [key for key in identity if saved.get(key) != identity[key]]
+    changed = [key for key in identity if key not in ASKED and saved.get(key) != identity[key]]
     changed += [f"what gemma-lora keeps as {name}" for name in _of_another_version(found.state)]
     if changed:
         console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
@@ -103,10 +111,12 @@ def _of_another_version(state: Mapping[str, Any]) -> list[str]:
 def _fault(found: Checkpoint, identity: Mapping[str, str], steps: int) -> str | None:
     """Why a training cannot go on from `found`, or None."""
     try:
+        json.dumps(found.state, allow_nan=False)  # as it was written
         parts = [found.state[name] for name in ("identity", "decisions", "journal")]
         if not all(isinstance(part, dict) for part in parts):
             return "its state is not a training's"
-        if found.state["identity"] == identity and not _of_another_version(found.state):
+        saved = {**found.state["identity"], **{name: identity.get(name) for name in ASKED}}
+        if saved == identity and not _of_another_version(found.state):
             state = _State.model_validate_json(found.raw_state, strict=True)
             validations = _Validations.model_validate({"validations": state.journal.validations})
             fault = _disagreement(found, state, validations.validations, steps)
@@ -116,6 +126,8 @@ def _fault(found: Checkpoint, identity: Mapping[str, str], steps: int) -> str | 
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         return f"state.json: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except ValueError:
+        return "its state holds what is not a finite number"
     except KeyError as error:
         return f"its state has no {error}"
     except TypeError:

@@ -26,7 +26,13 @@ from support.training import (
 from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import train
-from gemma_lora.train.state import load_weights, trainable
+from gemma_lora.train.state import (
+    MOMENTS,
+    load_moments,
+    load_weights,
+    moments_of,
+    trainable,
+)
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
@@ -193,3 +199,31 @@ def test_weights_of_another_adapter_with_a_right_manifest_are_refused(tiny_folde
         assert found is not None
         with pytest.raises(ModelError, match="do not fit the adapter"):
             load_weights(model, found)
+
+
+def optimizer_of(*shapes):
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    return weights, torch.optim.AdamW(weights, lr=0.1, fused=True)
+
+
+def test_moments_that_are_not_there_yet_are_zeros_in_a_checkpoint(tmp_path):
+    """Where every step was skipped AdamW has none; the next step is the same with those."""
+    fresh, optimizer = optimizer_of((3, 2), (4,))
+    moments = moments_of(optimizer)
+    assert moments.keys() == {f"{n}.{name}" for n in (0, 1) for name in MOMENTS}
+    assert not any(value.any() for value in moments.values())
+    state = {"scheduler": {"_last_lr": [0.1]}}
+    checkpoints.save(tmp_path, 1, {"weights": {}, "optimizer": moments, "rng": {}}, state)
+    found = checkpoints.at_step(tmp_path, 1)
+    assert found is not None
+    resumed, again = optimizer_of((3, 2), (4,))
+    load_moments(again, found)
+    for weights, stepping in ((fresh, optimizer), (resumed, again)):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, 0.3)
+        stepping.step()
+    assert all(torch.equal(*pair) for pair in zip(fresh, resumed, strict=True))
+    assert not torch.equal(fresh[1], torch.ones(4))
+    for shapes in (((2, 3), (4,)), ((4,), (3, 2)), ((3, 2),), ((3, 2), (4,), (1,))):
+        with pytest.raises(ModelError, match="optimiser state does not fit"):
+            load_moments(optimizer_of(*shapes)[1], found)

@@ -100,8 +100,8 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     kept = optimizer.state_dict()["state"]
     moments: dict[str, Tensor] = {}
     for number, weight in enumerate(_weights_of(optimizer)):
-        entry = kept.get(number) or dict.fromkeys(MOMENTS[1:], torch.zeros_like(weight))
-        entry = {"step": torch.zeros(()), **entry}
+        absent = {name: torch.zeros_like(weight) for name in MOMENTS} | {"step": torch.zeros(())}
+        entry = kept.get(number) or absent
         moments |= {f"{number}.{name}": torch.as_tensor(entry[name]) for name in MOMENTS}
     return moments
 

@@ -155,7 +155,7 @@ class TrainConfig(_Section):
     micro_batch_tokens: Annotated[Annotated[int, Field(ge=16)] | None, BeforeValidator(_auto)] = (
         None
     )
-    """Tokens computed at once: rows are packed up to it, without padding. Changes memory and speed, not the result. auto: what fits."""
+    """Tokens computed at once: rows are packed up to it, without padding. Changes memory and speed; with dropout, other masks are drawn. Another value may be given when a run goes on. auto: what fits."""
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_auto)] = None
     """Peak learning rate. auto: 2e-4, and 2e-3 for models under 50 million parameters."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -169,7 +169,7 @@ class TrainConfig(_Section):
     max_length: Annotated[int, Field(ge=16)] = 1024
     """Longest row in tokens, template included."""
     gradient_checkpointing: AutoBool = None
-    """Recompute activations to save memory. auto: only where the memory does not suffice without."""
+    """Recompute activations to save memory. May be changed when a run goes on. auto: only where the memory does not suffice without."""
     shard_weights: AutoBool = None
     """Under a launcher of several processes, each holds a part of the decoder layers' frozen weights (FSDP2). auto: where accelerate's launcher was given FSDP version 2."""
     eval_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_auto)] = None

@@ -45,8 +45,10 @@ OPERATIONAL = frozenset(
         "max_cost",
     }
     | {"answer_batch", "report_to", "shard_weights", "canaries", "teacher"}
+    | {"micro_batch_tokens", "gradient_checkpointing"}
 )
-"""Settings that change how fast or how visibly a run works, never its result."""
+"""Settings that change how fast, in how much memory or how visibly a run works, not what it is a result
+of. (With dropout, another number of tokens at once draws other masks, as another GPU may.)"""
 
 BESIDE = frozenset({"baseline", "aa", "probe"})
 """Settings of what stands beside the verdict: others on a finished run make only their own stage run again."""

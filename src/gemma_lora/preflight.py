@@ -99,7 +99,7 @@ def need_room_to_answer(config: Config) -> None:
 def outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
     """What training will take of memory, from tokens and tokens with loss of each row."""
     from gemma_lora import model
-    from gemma_lora.model.budget import Lengths, plan
+    from gemma_lora.model.budget import Lengths, of_each, plan, share
 
     def plan_of(lengths: Any, supervised: Any) -> dict[str, Any]:
         facts = model.check_access(model.resolve(config.model.model))
@@ -114,9 +114,10 @@ def outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
                 facts.shape,
                 Lengths.of(lengths, supervised, per_step=per_step),
                 name=facts.ref.name,
-                free=model.free_memory(device),
+                free=of_each(model.free_memory(device), device, processes),
                 device=device,
                 precision=precision,
+                share=share(config, lengths, processes),
                 shards=processes if processes > 1 and shards(config.train.shard_weights) else 1,
             )
         except EnvironmentFault as fault:  # training itself stops with it

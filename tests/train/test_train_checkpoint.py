@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import pickle
@@ -13,12 +12,27 @@ import sys
 import pytest
 import torch
 from support.stepping import peft_model
-from support.training import in_child, kill_self, make_config, make_run, quiet, talking, text_of
+from support.training import (
+    in_child,
+    kill_self,
+    make_config,
+    make_run,
+    quiet,
+    signed,
+    talking,
+    text_of,
+)
 
 from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import train
-from gemma_lora.train.state import load_weights, trainable
+from gemma_lora.train.state import (
+    MOMENTS,
+    load_moments,
+    load_weights,
+    moments_of,
+    trainable,
+)
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
@@ -147,14 +161,6 @@ def test_pickles_among_the_checkpoints_are_never_loaded(tiny_folder, tmp_path):
     assert (tmp_path / "exploded").exists()
 
 
-def signed(path):
-    """Make the manifest of a changed checkpoint right again, as somebody hostile would."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    for name in manifest["sha256"]:
-        manifest["sha256"][name] = hashlib.sha256((path / name).read_bytes()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -193,3 +199,31 @@ def test_weights_of_another_adapter_with_a_right_manifest_are_refused(tiny_folde
         assert found is not None
         with pytest.raises(ModelError, match="do not fit the adapter"):
             load_weights(model, found)
+
+
+def optimizer_of(*shapes):
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    return weights, torch.optim.AdamW(weights, lr=0.1, fused=True)
+
+
+def test_moments_that_are_not_there_yet_are_zeros_in_a_checkpoint(tmp_path):
+    """Where every step was skipped AdamW has none; the next step is the same with those."""
+    fresh, optimizer = optimizer_of((3, 2), (4,))
+    moments = moments_of(optimizer)
+    assert moments.keys() == {f"{n}.{name}" for n in (0, 1) for name in MOMENTS}
+    assert not any(value.any() for value in moments.values())
+    state = {"scheduler": {"_last_lr": [0.1]}}
+    checkpoints.save(tmp_path, 1, {"weights": {}, "optimizer": moments, "rng": {}}, state)
+    found = checkpoints.at_step(tmp_path, 1)
+    assert found is not None
+    resumed, again = optimizer_of((3, 2), (4,))
+    load_moments(again, found)
+    for weights, stepping in ((fresh, optimizer), (resumed, again)):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, 0.3)
+        stepping.step()
+    assert all(torch.equal(*pair) for pair in zip(fresh, resumed, strict=True))
+    assert not torch.equal(fresh[1], torch.ones(4))
+    for shapes in (((2, 3), (4,)), ((4,), (3, 2)), ((3, 2),), ((3, 2), (4,), (1,))):
+        with pytest.raises(ModelError, match="optimiser state does not fit"):
+            load_moments(optimizer_of(*shapes)[1], found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import peft
@@ -23,6 +25,7 @@ from support.training import example
 from gemma_lora import model as models
 from gemma_lora.data.tokens import tokenise
 from gemma_lora.prompt import PromptFormat
+from gemma_lora.train import fused
 from gemma_lora.train.fused import installed
 from gemma_lora.train.loss import causal_model, nll_sum, plain_nll_sum
 from gemma_lora.train.packing import collate
@@ -320,3 +323,39 @@ def test_a_trained_norm_keeps_its_own_gradient(tiny_folder, batch):
         found, ours = taken(model, nll_sum(model, batch))
     assert found == pytest.approx(loss, rel=1e-5)
     assert_near(ours, expected, 1e-5)
+
+
+# ---------------------------------------------------------------------- a pass that fails
+
+
+class Mark:
+    pass
+
+
+def test_a_failed_pass_leaves_nothing_alive(tiny_folder, batch, monkeypatch):
+    """Memory runs out in q, k, v of a later layer: the graph of the layers before must go."""
+    model = peft_model(tiny_folder("gemma")).train()
+    honest_mlp, honest_maps = fused._Mlp.forward, fused._Maps.forward
+    made, calls = [], []
+
+    def watched(ctx, *arguments):
+        ctx.mark = Mark()  # lives as long as this node of the graph, and what it saved
+        made.append(weakref.ref(ctx.mark))
+        return honest_mlp(ctx, *arguments)
+
+    def failing(self, flat, inner):
+        calls.append(len(self.weights))
+        if calls.count(3) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest_maps(self, flat, inner)
+
+    with packed(model) as own:
+        with monkeypatch.context() as patch:
+            patch.setattr(fused._Mlp, "forward", staticmethod(watched))
+            patch.setattr(fused._Maps, "forward", failing)
+            with pytest.raises(torch.OutOfMemoryError):
+                nll_sum(model, batch)
+        own.buffers.clear()
+        gc.collect()
+        assert made
+        assert [ref() for ref in made] == [None] * len(made)

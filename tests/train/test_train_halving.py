@@ -22,6 +22,7 @@ from support.training import (
     talking,
     text_of,
 )
+from torch.overrides import TorchFunctionMode
 
 from gemma_lora.data.tokens import tokenise
 from gemma_lora.errors import EnvironmentFault
@@ -214,15 +215,143 @@ def test_after_a_kill_the_halved_budget_is_used_again_to_the_same_bits(
     assert losses[0] == losses[1]
 
 
-def test_no_memory_while_validating_is_an_error_with_remedies(tiny_folder, tmp_path, monkeypatch):
-    def failing(*_, **__):
-        raise LACKS[0]
+def validating_within(monkeypatch, most, *, calls=0):
+    """Memory for validation batches of at most `most` tokens, from the `calls`-th validation on."""
+    honest, seen = trainers.mean_nll, []
 
-    monkeypatch.setattr(trainers, "mean_nll", failing)
+    def limited(model, batches, **more):
+        seen.append(max(batch.tokens for batch in batches))
+        if len(seen) > calls and seen[-1] > most:
+            raise LACKS[0]
+        return honest(model, batches, **more)
+
+    monkeypatch.setattr(trainers, "mean_nll", limited)
+    return seen
+
+
+def test_no_memory_while_validating_repeats_it_in_smaller_parts(tiny_folder, tmp_path, monkeypatch):
+    small = make_run(tmp_path / "small", train=8)
+    expected = train(training(tiny_folder, 75), small, quiet())
     run = make_run(tmp_path / "run", train=8)
-    with pytest.raises(
-        EnvironmentFault, match="the memory does not suffice: CUDA out of memory"
-    ) as e:
-        train(training(tiny_folder, 150), run, quiet())
-    assert "--micro-batch-tokens" in str(e.value)
+    seen = validating_within(monkeypatch, 75)
+    result = train(training(tiny_folder, 150), run, talking())
+    assert seen[0] > 75
+    assert max(seen[1:]) <= 75
+    warning = (
+        "out of memory with 150 tokens at once: the validation after step 0 is repeated with 75"
+    )
+    assert result["warnings"].count(warning) == 1
+    assert result["decisions"]["micro_batch_tokens"] == 75
+    assert result["validations"] == expected["validations"]
+    assert (
+        folder_digests(run.adapter)["adapter_model.safetensors"]
+        == (folder_digests(small.adapter)["adapter_model.safetensors"])
+    )
+
+
+def test_no_memory_for_one_validation_row_loses_no_step(tiny_folder, tmp_path, monkeypatch):
+    whole = make_run(tmp_path / "whole", train=18)
+    expected = train(training(tiny_folder, 150), whole, quiet())
+    run = make_run(tmp_path / "run", train=18)
+    with monkeypatch.context() as patch:
+        validating_within(patch, 1, calls=1)
+        with pytest.raises(EnvironmentFault, match="does not suffice for one row") as e:
+            train(training(tiny_folder, 150), run, quiet())
+    assert "the validation after step 2 of 10" in str(e.value)
+    assert "--gradient-checkpointing" in str(e.value)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000002"]
     assert not run.training.exists()
+    console = talking()  # the remedy: the same folder, with other values of these two
+    result = train(training(tiny_folder, 150, gradient_checkpointing=True), run, console)
+    told = text_of(console)
+    assert "going on from the checkpoint of step 2" in told
+    assert "--gradient-checkpointing on from here on, as asked for now; before it was off" in told
+    assert result["decisions"]["gradient_checkpointing"] is True
+    assert [v["step"] for v in result["validations"]] == [0, 2, 4, 6, 8, 10]
+    assert [v["loss"] for v in result["validations"]] == pytest.approx(
+        [v["loss"] for v in expected["validations"]], abs=1e-4
+    )
+
+
+def test_another_budget_continues_the_folder_and_the_same_one_stays_halved(
+    tiny_folder, tmp_path, monkeypatch
+):
+    run = make_run(tmp_path / "run", train=18)
+
+    def stopping(steps):
+        honest, seen = trainers.StepTrainer._try, []
+
+        def stopped(self, step):
+            seen.append(step.number)
+            if len(seen) > steps:
+                raise ValueError("enough")
+            return honest(self, step)
+
+        monkeypatch.setattr(trainers.StepTrainer, "_try", stopped)
+
+    def first_resumed(budget, **more):
+        """(tokens decided, what was said) when the run is started with this budget."""
+        console = talking()
+        with pytest.MonkeyPatch.context() as patch:
+            decided = []
+            patch.setattr(
+                trainers.StepTrainer,
+                "_try",
+                lambda self, step: decided.append(self.decided) or 1 / 0,
+            )
+            with pytest.raises(ZeroDivisionError):
+                train(training(tiny_folder, budget, **more), run, console)
+        return decided[0].micro_batch_tokens, text_of(console)
+
+    with pytest.MonkeyPatch.context() as patch:
+        lacking_from_step_3(patch)
+        stopping(6)
+        with pytest.raises(ValueError, match="enough"):
+            train(training(tiny_folder, 150), run, quiet())
+    monkeypatch.undo()
+    found, told = first_resumed(150)  # as it was asked for before: the halving stands
+    assert found == 75
+    assert "from here on" not in told
+    found, told = first_resumed(None)
+    assert found == 75
+    found, told = first_resumed(100)
+    assert found == 100
+    assert "--micro-batch-tokens 100 from here on, as asked for now; before it was 75" in told
+    assert "going on from the checkpoint of step" in told
+    assert "starts over" not in told
+
+
+# ---------------------------------------------------------------------- MPS
+
+
+def test_the_memory_faults_of_every_device_are_known():
+    text = "MPS backend out of memory (MPS allocated: 17.50 GiB, max allowed: 18.13 GiB)"
+    for error in (*LACKS, RuntimeError(text)):
+        assert trainers.out_of_memory(error)
+    assert not trainers.out_of_memory(RuntimeError("shapes do not fit"))
+
+
+class NoDoubles(TorchFunctionMode):
+    """As on MPS: no fp64 but on the CPU. (Everything here is on the CPU: it must be asked for.)"""
+
+    def __init__(self):
+        super().__init__()
+        self.moved, self.asked = [], 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.double:
+            self.asked += 1
+            assert any(args[0] is tensor for tensor in self.moved), "MPS has no float64"
+        found = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            self.moved.append(found)
+        return found
+
+
+def test_the_loss_of_a_step_is_summed_on_the_cpu(tiny_folder, rows, tmp_path):
+    model = peft_model(tiny_folder("gemma"))
+    with PATHS["packed"].active(model, dropout=0.0, seed=0, shared=True):
+        trainer, plan = trainer_for(model, rows, tmp_path, budget=70)
+        with NoDoubles() as mode:
+            trainer.training_step(model, plan[0])
+    assert mode.asked == 1

@@ -118,3 +118,16 @@ def test_batches_cover_the_chosen_rows_fullest_first(rows, budget):
     assert tokens == sorted(tokens, reverse=True)
     assert all(batch.tokens <= budget or len(batch.lengths) == 1 for batch in made)
     assert len(made) == (len(chosen) if budget == 1 else 1 if budget == 10_000 else len(made))
+
+
+def test_a_batch_reads_its_rows_once(rows, monkeypatch):
+    """Reading the table is most of the time that packing takes."""
+    honest, read = type(rows.table).__getitem__, []
+
+    def counting(self, key):
+        read.append(key)
+        return honest(self, key)
+
+    monkeypatch.setattr(type(rows.table), "__getitem__", counting)
+    collate(rows, [4, 2])
+    assert read == [[4, 2]]

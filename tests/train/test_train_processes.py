@@ -7,6 +7,7 @@ tests go through torchrun and the command line.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,9 +24,12 @@ from support.launch import HUNG, launched
 from support.processes import QUIET
 from support.small_runs import FAST, write_rows
 from support.together import RECIPE, ROWS, assert_same, metrics_of, spoiling, work_on
-from support.training import make_config, make_run, quiet, talking, text_of
+from support.training import example, make_config, make_run, quiet, talking, text_of
 
+from gemma_lora import model as models
 from gemma_lora.config import Config
+from gemma_lora.data.tokens import tokenise
+from gemma_lora.preflight import outlook
 from gemma_lora.rundir import RunDir, read_json
 from gemma_lora.train import follow, processes, release, train
 from gemma_lora.train import stage as stages
@@ -114,6 +118,36 @@ def test_out_of_memory_in_one_process_halves_in_all(config, tmp_path):
     assert [e.code for e in ended] == [0, 0]
     assert read_json(runs[1].training)["decisions"]["micro_batch_tokens"] == 30
     assert_same(runs[1], runs[0])
+
+
+def test_out_of_memory_in_a_validation_of_one_process_repeats_it_in_all(config, alone, tmp_path):
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        honest, calls = trainers.mean_nll, []
+
+        def lacking(*args: Any, **kwargs: Any) -> float:
+            calls.append(1)
+            if rank == 1 and len(calls) == 2:
+                raise torch.OutOfMemoryError("no memory left")
+            return honest(*args, **kwargs)
+
+        trainers.mean_nll = lacking
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [e.code for e in ended] == [0, 0], ended
+    result, expected = (read_json(r.training) for r in (run, alone))
+    assert result["decisions"]["micro_batch_tokens"] == 30
+    warning = (
+        "out of memory with 60 tokens at once: the validation after step 2 is repeated with 30"
+    )
+    assert warning in result["warnings"]
+    steps = [v["step"] for v in result["validations"]]
+    assert steps == [v["step"] for v in expected["validations"]]
+    for number in (0, 1):  # later steps draw other masks
+        loss = expected["validations"][number]["loss"]
+        assert result["validations"][number]["loss"] == pytest.approx(loss, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +325,33 @@ def test_the_budget_leaves_work_for_every_process(tiny_folder, tmp_path):
     assert [e.code for e in launched(2, work, tmp_path / "streams")] == [0, 0]
     assert "2 processes share the micro-batches" in (tmp_path / "told").read_text()
     assert read_json(run.training)["decisions"]["micro_batch_tokens"] < 200
+
+
+def test_the_plan_of_an_audit_is_that_of_its_launch(tiny_folder, tmp_path, monkeypatch):
+    """`preflight.outlook` counts with the same share of memory and rows as training does."""
+    folder = tiny_folder("gemma")
+    config = make_config(folder)
+    rows = tokenise(
+        [example(n) for n in range(ROWS)],
+        models.load_format(models.resolve(str(folder))),
+        max_length=config.train.max_length,
+        keep_answer=False,
+    )
+    monkeypatch.setattr(models, "free_memory", lambda device: 2**34)
+    plans = []
+    for size in ("1", "2"):
+        with monkeypatch.context() as patch:
+            patch.setenv("WORLD_SIZE", size)
+            plans.append(outlook(config)(rows.lengths, rows.supervised))
+    usual = config.train.batch * config.train.accumulation * float(rows.lengths.mean())
+    alone, shared = (plan["micro_batch_tokens"] for plan in plans)
+    assert alone >= usual
+    assert shared == max(math.ceil(1.1 * usual / 2), rows.lengths.max())
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    ended = launched(2, work_on(config, run), tmp_path / "streams")
+    assert [e.code for e in ended] == [0, 0]
+    assert read_json(run.training)["decisions"]["micro_batch_tokens"] == shared
 
 
 # ---------------------------------------------------------------------- the launchers themselves

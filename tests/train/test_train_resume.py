@@ -9,8 +9,11 @@ import shutil
 import signal
 import sys
 import time
+from unittest.mock import ANY
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.training import (
     folder_digests,
     in_child,
@@ -18,6 +21,7 @@ from support.training import (
     make_config,
     make_run,
     quiet,
+    signed,
     talking,
     text_of,
 )
@@ -27,6 +31,7 @@ from gemma_lora.rundir import RunDir, read_json
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train import train
 from gemma_lora.train import trainer as trainers
+from gemma_lora.train.resuming import resumable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -220,17 +225,166 @@ def test_checkpoints_of_other_inputs_are_not_gone_on_from(killed_copy, tiny_fold
 @pytest.mark.parametrize("name", ["decisions", "journal"])
 def test_checkpoints_of_another_version_are_not_gone_on_from(killed_copy, uninterrupted, name):
     """Its state has other entries: told, and trained from the start instead of a crash."""
-    honest = checkpoints.newest
-
-    def older(root, console):
-        found = honest(root, console)
-        found.state[name]["formerly"] = 1
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "newest", older)
-        told = finish(killed_copy, uninterrupted)
+    path = killed_copy.checkpoints / "step-00000006"
+    with_state(lambda state: state[name].update(formerly=1))(path)
+    told = finish(killed_copy, uninterrupted)
     assert f"training starts over: what gemma-lora keeps as {name} changed" in told
+
+
+def with_state(change):
+    def apply(path):
+        state = json.loads((path / "state.json").read_text())
+        change(state)
+        (path / "state.json").write_text(json.dumps(state))
+        signed(path)
+
+    return apply
+
+
+def with_tensors(name, change):
+    def apply(path):
+        file = path / f"{name}.safetensors"
+        save_file(change(load_file(file)), file)
+        signed(path)
+
+    return apply
+
+
+def as_fifo(path):
+    (path / "state.json").unlink()
+    os.mkfifo(path / "state.json")
+
+
+def huge(path):
+    with (path / "rng.safetensors").open("r+b") as stream:
+        stream.truncate(2**40)  # sparse
+
+
+def cut(tensors):
+    return {key: value[:1].clone() if value.dim() else value for key, value in tensors.items()}
+
+
+WRONG = {
+    "moments cut": with_tensors("optimizer", cut),
+    "no moments": with_tensors("optimizer", lambda _: {}),
+    "moments of one weight gone": with_tensors(
+        "optimizer", lambda t: {k: v for k, v in t.items() if not k.startswith("0.")}
+    ),
+    "moments not numbers": with_tensors(
+        "optimizer", lambda t: {k: torch.full_like(v, torch.nan) for k, v in t.items()}
+    ),
+    "weights not numbers": with_tensors(
+        "weights", lambda t: {k: torch.full_like(v, torch.nan) for k, v in t.items()}
+    ),
+    "weights cut": with_tensors("weights", cut),
+    "no random states": with_tensors("rng", lambda _: {}),
+    "random states cut": with_tensors("rng", cut),
+    "numpy's position": with_tensors(
+        "rng", lambda t: {**t, "numpy_rest": torch.tensor([1e9, 0, 0], dtype=torch.float64)}
+    ),
+    "python's random": with_state(lambda s: s.update(python_random=[3, [1], None])),
+    "no identity": with_state(lambda s: s.pop("identity")),
+    "identity a list": with_state(lambda s: s.update(identity=[])),
+    "no scheduler": with_state(lambda s: s.pop("scheduler")),
+    "no rate": with_state(lambda s: s["scheduler"].update(_last_lr=[])),
+    "tokens below zero": with_state(lambda s: s["decisions"].update(micro_batch_tokens=-5)),
+    "tokens a text": with_state(lambda s: s["decisions"].update(micro_batch_tokens="70")),
+    "path unknown": with_state(lambda s: s["decisions"].update(path="evil")),
+    "validated every 0": with_state(lambda s: s["decisions"].update(eval_steps=0)),
+    "other steps": with_state(lambda s: s["decisions"].update(steps=4)),
+    "another device": with_state(lambda s: s["decisions"].update(device="mps")),
+    "best a text": with_state(lambda s: s["journal"].update(best_step="x")),
+    "best never validated": with_state(lambda s: s["journal"].update(best_step=5)),
+    "validations of text": with_state(lambda s: s["journal"].update(validations=["x"])),
+    "endless": with_state(lambda s: s["journal"].update(seconds=float("inf"))),
+    "another step": with_state(lambda s: s["journal"].update(step=5)),
+    "scaler": with_state(lambda s: s.update(scaler={"scale": "x"})),
+    "state a list": lambda path: ((path / "state.json").write_text("[]"), signed(path)),
+    "state nested": lambda path: ((path / "state.json").write_text("[" * 200_000), signed(path)),
+    "manifest nested": lambda path: (path / "manifest.json").write_text("[" * 200_000),
+    "state a pipe": as_fifo,
+    "a file too large": huge,
+}
+"""What a checkpoint with a right manifest may hold all the same."""
+
+
+def taken(run):
+    """The step that would be gone on from, and what is said."""
+    console = talking()
+    identity = json.loads((run.checkpoints / "step-00000004" / "state.json").read_text())[
+        "identity"
+    ]
+    found = resumable(run, identity, 10, console)
+    return found and found.step, text_of(console)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_checkpoint_that_is_no_trainings_is_passed_over(name, killed_copy):
+    assert taken(killed_copy) == (6, ANY)
+    WRONG[name](killed_copy.checkpoints / "step-00000006")
+    step, told = taken(killed_copy)
+    assert step == 4
+    assert "checkpoint step-00000006 is ignored: " in told
+
+
+@pytest.mark.parametrize("name", ["moments cut", "no moments"])
+def test_after_one_that_was_passed_over_the_adapter_is_the_same(name, killed_copy, uninterrupted):
+    WRONG[name](killed_copy.checkpoints / "step-00000006")
+    assert "going on from the checkpoint of step 4" in finish(killed_copy, uninterrupted)
+
+
+def test_what_is_printed_is_the_precision_that_is_used(killed_copy, uninterrupted, monkeypatch):
+    for path in killed_copy.checkpoints.iterdir():
+        with_state(lambda state: state["decisions"].update(precision="bf16"))(path)
+    used = []
+    monkeypatch.setattr(
+        trainers.StepTrainer, "_try", lambda self, _: used.append(self.decided.precision) or 1 / 0
+    )
+    console = talking()
+    with pytest.raises(ZeroDivisionError):
+        train(uninterrupted[0], killed_copy, console)
+    assert used == ["bf16"]
+    assert "; bf16 (as in the checkpoint; a new training would take fp32: " in text_of(console)
+
+
+@pytest.fixture(scope="module")
+def best_first(tiny_folder, tmp_path_factory):
+    """(config, run): six steps, all validated, step 2 the best; training.json was not written."""
+    run = make_run(tmp_path_factory.mktemp("best") / "run", train=8)
+    config = make_config(tiny_folder("gemma"), epochs=3, eval_steps=1, patience=0)
+    with pytest.MonkeyPatch.context() as patch:
+        losses = iter([9.0, 8.0, 1.0, 5.0, 4.0, 3.0, 6.0])
+        patch.setattr(trainers, "mean_nll", lambda *_, **__: next(losses))
+        assert train(config, run, quiet())["best_step"] == 2
+    run.training.unlink()
+    return config, run
+
+
+def test_a_damaged_best_is_noticed_before_training_and_another_taken(best_first, tmp_path):
+    config, whole = best_first
+    shutil.copytree(whole.root, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    assert sorted(p.name[-1] for p in run.checkpoints.iterdir()) == ["2", "5", "6"]
+    shutil.rmtree(run.checkpoints / "step-00000006")  # as if killed in the last step
+    (run.checkpoints / "step-00000002" / "weights.safetensors").write_bytes(b"x")
+    console = talking()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "mean_nll", lambda *_, **__: 6.0)
+        result = train(config, run, console)
+    said = "the best checkpoint (step 2) is gone or damaged; the best that is left is step 5"
+    assert said in console.warnings
+    assert (result["best_step"], result["steps_done"]) == (5, 6)
+    assert said in result["warnings"]
+    saved = load_file(run.adapter / "adapter_model.safetensors")
+    best = load_file(whole.checkpoints / "step-00000005" / "weights.safetensors")
+    assert sorted(t.sum().item() for t in saved.values()) == pytest.approx(
+        sorted(t.sum().item() for t in best.values())
+    )
+    # and after all training, the folder is not lost either
+    shutil.copytree(whole.root, tmp_path / "again")
+    again = RunDir(tmp_path / "again")
+    shutil.rmtree(again.checkpoints / "step-00000002")
+    assert train(config, again, quiet())["best_step"] == 5
 
 
 def test_a_full_disk_leaves_the_older_checkpoints(uninterrupted, tmp_path):

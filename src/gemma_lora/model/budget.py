@@ -7,6 +7,7 @@ anything is loaded, where nothing fits, and says what would. Imports no torch; r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from gemma_lora.config import Config
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model.memory import BYTES, Forecast, Load, Shape, forecast
 
-__all__ = ["Budget", "Lengths", "plan"]
+__all__ = ["Budget", "Lengths", "of_each", "plan", "share"]
 
 USUAL = {"cuda": 8192, "cpu": 1024}
 """Tokens at once beyond which it gets no faster (CPU: measured; GPU: aimed for)."""
@@ -80,6 +81,17 @@ class Budget:
             "predicted_bytes": self.forecast.total,
             "predicted_parts": self.forecast.parts,
         }
+
+
+def share(config: Config, lengths: NDArray[Any], processes: int) -> int | None:
+    """Tokens of a process's part of a usual step, a tenth more, since packing leaves gaps; None alone."""
+    rows = config.train.batch * config.train.accumulation
+    return math.ceil(1.1 * rows * float(lengths.mean()) / processes) if processes > 1 else None
+
+
+def of_each(free: int, device: str, processes: int) -> int:
+    """What is free for one of `processes`: each has a GPU of its own, but they share the memory of a CPU."""
+    return free if device == "cuda" else free // processes
 
 
 def plan(

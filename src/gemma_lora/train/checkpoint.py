@@ -3,7 +3,8 @@
 One is a folder `step-00000012` with the adapter's weights, the optimiser's moments and the random
 states as safetensors, the rest as JSON, and a manifest with the SHA-256 of each file. It is written
 under a temporary name, flushed to the disk and renamed, so a kill at any moment leaves older ones
-intact; what is incomplete or damaged is ignored with a notice. No pickle is written or read.
+intact; what is incomplete or damaged is ignored with a notice. Only regular files of a size that can
+be are opened. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -29,6 +31,14 @@ __all__ = ["Checkpoint", "at_step", "clear", "newest", "prune", "read_tensors", 
 _TENSORS = ("weights", "optimizer", "rng")
 _FILES = (*(f"{name}.safetensors" for name in _TENSORS), "state.json")
 _TEMPORARY = ".writing-"
+_MOST = {
+    "weights.safetensors": 2**36,
+    "optimizer.safetensors": 2**36,
+    "rng.safetensors": 2**20,
+    "state.json": 2**26,
+    "manifest.json": 2**16,
+}
+"""Bytes beyond which a file is not one of ours; it is not read."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class Checkpoint:
     path: Path
     step: int
     state: dict[str, Any]
+    raw_state: bytes
+    """`state` as its file has it."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         return read_tensors(self.path / f"{name}.safetensors")
@@ -87,26 +99,33 @@ def save(
     return final
 
 
-def newest(root: Path, console: Console) -> Checkpoint | None:
-    """The newest whole checkpoint; leftovers of an interrupted write are removed."""
+def newest(
+    root: Path,
+    console: Console,
+    *,
+    fault: Callable[[Checkpoint], str | None] = lambda _: None,
+) -> Checkpoint | None:
+    """The newest whole checkpoint with which `fault` finds nothing wrong; others are named and left.
+
+    Leftovers of an interrupted write are removed.
+    """
     if not root.is_dir():
         return None
     for path in root.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in sorted(root.glob("step-*"), reverse=True):
-        fault = _fault(path)
-        if fault is None:
-            return at_step(root, int(path.name.removeprefix("step-")))
-        console.note(f"checkpoint {path.name} is ignored: {fault}")
+        found = _opened(path)
+        why = found if isinstance(found, str) else fault(found)
+        if not isinstance(found, str) and why is None:
+            return found
+        console.note(f"checkpoint {path.name} is ignored: {why}")
     return None
 
 
 def at_step(root: Path, step: int) -> Checkpoint | None:
     """The checkpoint of `step`, or None where it is absent or damaged."""
-    path = folder_of(root, step)
-    if _fault(path) is not None:
-        return None
-    return Checkpoint(path, step, json.loads((path / "state.json").read_bytes()))
+    found = _opened(folder_of(root, step))
+    return None if isinstance(found, str) else found
 
 
 def prune(root: Path, *, best: int | None, newest_kept: int = 2) -> None:
@@ -125,21 +144,38 @@ def clear(root: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None. The manifest is read before anything else."""
+def _opened(path: Path) -> Checkpoint | str:
+    """A checkpoint folder, or what is wrong with it. The manifest is read before anything else."""
+    reading = "its manifest"
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        expected = manifest["sha256"]
-        if f"step-{manifest['step']:08d}" != path.name or set(expected) != set(_FILES):
+        manifest = json.loads(_regular(path / "manifest.json").read_bytes())
+        step, expected = manifest["step"], manifest["sha256"]
+        if f"step-{step:08d}" != path.name or set(expected) != set(_FILES):
             return "its manifest does not describe it"
         for name in _FILES:
-            if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected[name]:
-                return f"{name} is damaged"
+            with _regular(path / name).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != expected[name]:
+                    return f"{name} is damaged"
+        reading = "its state"
+        raw = (path / "state.json").read_bytes()
+        state = json.loads(raw)
+        if not isinstance(state, dict):
+            return "its state is not a training's"
+        return Checkpoint(path, step, cast(dict[str, Any], state), raw)
     except OSError as error:
         return f"it is incomplete ({error.strerror or error})"
-    except (ValueError, KeyError, TypeError):
-        return "its manifest cannot be read"
-    return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{reading} cannot be read"
+
+
+def _regular(path: Path) -> Path:
+    """`path`; OSError where opening it could wait, lead elsewhere or fill the memory."""
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(f"{path.name} is not a regular file")
+    if facts.st_size > _MOST[path.name]:
+        raise OSError(f"{path.name} has {facts.st_size:,} bytes")
+    return path
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

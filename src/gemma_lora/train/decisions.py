@@ -14,6 +14,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from gemma_lora.config import TrainConfig
 from gemma_lora.console import Console
@@ -24,6 +27,8 @@ __all__ = ["Decisions", "decide", "need_disk", "need_trackers", "tell_of_gpus"]
 
 _SMALL_MODEL = 50_000_000
 _VALIDATIONS_AN_EPOCH = 4
+
+_Count = Annotated[int, Field(ge=1)]
 
 _TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -36,19 +41,19 @@ _TRACKERS = {
 
 @dataclass(frozen=True)
 class Decisions:
-    """Every value training goes by, after `auto`."""
+    """Every value training goes by, after `auto`. The bounds are for those read from a checkpoint."""
 
     device: str
-    precision: str
-    learning_rate: float
-    steps: int
-    steps_per_epoch: int
-    warmup_steps: int
-    eval_steps: int
+    precision: Annotated[str, Field(pattern="^(fp32|bf16|fp16)$")]
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    steps: _Count
+    steps_per_epoch: _Count
+    warmup_steps: Annotated[int, Field(ge=0)]
+    eval_steps: _Count
     gradient_checkpointing: bool
-    micro_batch_tokens: int
+    micro_batch_tokens: _Count
     """Budget of a micro-batch; halved where memory did not suffice. 1: each row alone."""
-    predicted_bytes: int = 0
+    predicted_bytes: Annotated[int, Field(ge=0)] = 0
     """Peak of memory, before loading (`model.memory`)."""
     path: str = ""
     """Way of computing, see `path.PATHS`; chosen when the model is there."""

@@ -99,8 +99,11 @@ class _Group:
 
     def result(self, wanted: _Projection, x: Tensor) -> Tensor:
         if self._input is not x or wanted not in self._ready:
-            self._input = x
-            self._ready = dict(zip(self._members, _together(self._members, x), strict=True))
+            # what a failed pass left goes first, and nothing of this one is kept unless it succeeds:
+            # the input holds the graph of all layers before
+            self._input, self._ready = None, {}
+            ready = _together(self._members, x)
+            self._input, self._ready = x, dict(zip(self._members, ready, strict=True))
         found = self._ready.pop(wanted)
         if not self._ready:
             self._input = None

@@ -10,12 +10,11 @@ or devices than the first, a training path that does not give the model's own lo
 from __future__ import annotations
 
 import io
-import math
 import pathlib
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -30,7 +29,7 @@ from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.launcher import launch, shards
-from gemma_lora.model.budget import Budget, Lengths, plan
+from gemma_lora.model.budget import Budget, Lengths, of_each, plan, share
 from gemma_lora.model.families import family_of
 from gemma_lora.model.memory import map_large_blocks, return_freed_blocks, reuse_freed_blocks
 from gemma_lora.prompt import PromptFormat
@@ -49,6 +48,7 @@ from gemma_lora.train.path import PATHS, Path, candidates, choose
 from gemma_lora.train.plan import StepPlan
 from gemma_lora.train.processes import World, following, led
 from gemma_lora.train.progress import Progress, cut_metrics
+from gemma_lora.train.resuming import ASKED, resumable
 from gemma_lora.train.sharding import WHOLE, Weights, frozen_bytes, shard
 from gemma_lora.train.state import Journal, load_weights, trainable
 
@@ -93,6 +93,7 @@ def train(config: Config, run: RunDir, console: Console) -> dict[str, Any]:
         "decided": asdict(job.decided),
         "identity": job.identity,
         "step": job.found.step if job.found is not None else None,
+        "journal": job.found.state["journal"] if job.found is not None else None,
         "sharded": job.sharded,
     }
     with quiet_libraries(), _memory_faults(), led(call, job.decided.device) as world:
@@ -125,6 +126,8 @@ def follow() -> None:
         step = call["step"]
         found = checkpoints.at_step(run.checkpoints, step) if step is not None else None
         _need_same(step is None or found is not None, f"the checkpoint of step {step}", world)
+        if found is not None:  # where the leader went back to another best
+            found = replace(found, state={**found.state, "journal": call["journal"]})
         decided, sharded = Decisions(**call["decided"]), call["sharded"]
         job = _Job(config, run, base, data, decided, identity, found, sharded)
         trained = _trained(job, world, console)
@@ -155,15 +158,19 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
             remedy="start gemma-lora without a launcher",
         )
     sharded = shards(config.train.shard_weights)
-    console.note(
-        f"{base.facts.family} {base.ref.name}; {precision} ({precision.reason}) on {device} "
-        f"({device.reason})"
-    )
     data = _tokenised(config, base.fmt, run, console)
     identity = _identity(config, run, base, str(device))
-    found = _resumable(run, identity, console)
-    if found is not None:
-        decided = Decisions(**found.state["decisions"])
+    found = resumable(run, identity, data.plan.steps, console)
+    saved = Decisions(**found.state["decisions"]) if found is not None else None
+    reason = precision.reason
+    if saved is not None and saved.precision != precision:
+        reason = f"as in the checkpoint; a new training would take {precision}: {reason}"
+    console.note(
+        f"{base.facts.family} {base.ref.name}; {saved.precision if saved else precision} ({reason}) "
+        f"on {device} ({device.reason})"
+    )
+    if found is not None and saved is not None:
+        decided = _asked_anew(config, base, data, found, identity, sharded, console)
     else:
         decided = decide(
             config.train,
@@ -176,6 +183,47 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
             console=console,
         )
     return _Job(config, run, base, data, decided, identity, found, sharded)
+
+
+def _asked_anew(
+    config: Config,
+    base: Base,
+    data: Data,
+    found: Checkpoint,
+    identity: dict[str, str],
+    sharded: bool,
+    console: Console,
+) -> Decisions:
+    """The checkpoint's decisions, but for what the user set otherwise since it was written.
+
+    A value that was set before and halved on the way stays halved: only another one is obeyed.
+    """
+    saved = Decisions(**found.state["decisions"])
+    other = {
+        name: getattr(config.train, field)
+        for name, field in ASKED.items()
+        if found.state["identity"].get(name) != identity[name]
+        and getattr(config.train, field) is not None
+    }
+    if not other:
+        return saved
+    settings = {field: other.get(name, getattr(saved, field)) for name, field in ASKED.items()}
+    for name, value in other.items():
+        console.note(
+            f"{name} {_shown(value)} from here on, as asked for now; "
+            f"before it was {_shown(getattr(saved, ASKED[name]))}"
+        )
+    wanted = config.model_copy(update={"train": config.train.model_copy(update=settings)})
+    processes = launch().size
+    budget = _budget(wanted, base, data, saved.device, saved.precision, processes, sharded)
+    console.note(budget.line)
+    if budget.warning is not None:
+        console.warn(budget.warning)
+    return replace(saved, predicted_bytes=budget.forecast.total, **settings)
+
+
+def _shown(value: bool | int) -> str:
+    return str(value) if not isinstance(value, bool) else "on" if value else "off"
 
 
 @dataclass(frozen=True)
@@ -279,16 +327,10 @@ def _budget(
         name=base.ref.name,
         device=device,
         precision=precision,
-        free=free if device == "cuda" else free // processes,
-        share=_share(config, data, processes) if processes > 1 else None,
+        free=of_each(free, device, processes),
+        share=share(config, rows.lengths, processes),
         shards=processes if sharded else 1,
     )
-
-
-def _share(config: Config, data: Data, processes: int) -> int:
-    """Tokens of a process's part of a usual step; a tenth more, since packing leaves gaps."""
-    rows = config.train.batch * config.train.accumulation
-    return math.ceil(1.1 * rows * float(data.train.lengths.mean()) / processes)
 
 
 def _tokenised(config: Config, fmt: PromptFormat, run: RunDir, console: Console) -> Data:
@@ -460,29 +502,10 @@ def _fit(
             raise EnvironmentFault(
                 f"the best checkpoint (step {chosen}) is gone or damaged",
                 where=str(run.checkpoints),
-                remedy="delete the checkpoints folder and run again",
+                remedy="run the same command again: it takes the best one that is whole",
             )
         load_weights(model, best)
     return journal, trainer.decided
-
-
-def _resumable(run: RunDir, identity: dict[str, str], console: Console) -> Checkpoint | None:
-    """The newest whole checkpoint of the same inputs; those of other inputs are removed."""
-    found = checkpoints.newest(run.checkpoints, console)
-    if found is None:
-        checkpoints.clear(run.checkpoints)
-        return None
-    saved: dict[str, str] = found.state["identity"]
-    changed = [key for key in identity if saved.get(key) != identity[key]]
-    for kind, name in ((Decisions, "decisions"), (Journal, "journal")):
-        if found.state[name].keys() != {entry.name for entry in fields(kind)}:
-            changed.append(f"what gemma-lora keeps as {name}")  # by another version
-    if changed:
-        console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
-        checkpoints.clear(run.checkpoints)
-        return None
-    console.note(f"going on from the checkpoint of step {found.step}")
-    return found
 
 
 def _written(found: Checkpoint | None) -> int:
@@ -495,9 +518,11 @@ def _written(found: Checkpoint | None) -> int:
 def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str, str]:
     """What must be the same for a checkpoint to be gone on from."""
     recipe = config.train.model_dump(
-        mode="json", exclude={"report_to", "shard_weights", "train_seed"}
+        mode="json", exclude={"report_to", "shard_weights", "train_seed", *ASKED.values()}
     )
+    asked = {name: getattr(config.train, field) for name, field in ASKED.items()}
     return {
+        **{name: "auto" if value is None else str(value) for name, value in asked.items()},
         "adapter settings": digest(config.lora.model_dump(mode="json")),
         "recipe": digest(recipe, config.data.on_long_row),
         "device": device,
@@ -526,8 +551,9 @@ def _memory_faults() -> Generator[None]:
             raise
         raise EnvironmentFault(
             f"the memory does not suffice: {text.splitlines()[0] if text else 'out of memory'}",
-            remedy="use a lower --micro-batch-tokens, --gradient-checkpointing, or a lower "
-            "--max-length; run the same command again with them",
+            remedy="run the same command again with a lower --micro-batch-tokens or with "
+            "--gradient-checkpointing: it goes on from the last checkpoint; or use a lower --max-length, "
+            "in another folder",
         ) from error
 
 

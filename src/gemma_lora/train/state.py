@@ -19,8 +19,11 @@ from gemma_lora.errors import ModelError
 from gemma_lora.train.checkpoint import Checkpoint
 
 __all__ = [
+    "MOMENTS",
     "Journal",
+    "load_moments",
     "load_weights",
+    "moments_of",
     "random_states",
     "seed_all",
     "seed_torch",
@@ -28,6 +31,9 @@ __all__ = [
     "trainable",
     "untouched",
 ]
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each weight."""
 
 
 @dataclass
@@ -78,11 +84,60 @@ def load_weights(model: PeftModel, found: Checkpoint) -> None:
         raise ModelError(
             "its weights do not fit the adapter of this run",
             where=str(found.path),
-            remedy="delete the checkpoints folder to start over",
+            remedy="delete this folder and run again, to go on from the checkpoint before it",
         )
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's state as `{number of the weight}.{name}`, complete.
+
+    A weight that had no gradient yet (every step so far skipped) has none in memory: what AdamW begins
+    with, zeros, stands for it, so that anything missing in a checkpoint is known for damage.
+    """
+    kept = optimizer.state_dict()["state"]
+    moments: dict[str, Tensor] = {}
+    for number, weight in enumerate(_weights_of(optimizer)):
+        absent = {name: torch.zeros_like(weight) for name in MOMENTS} | {"step": torch.zeros(())}
+        entry = kept.get(number) or absent
+        moments |= {f"{number}.{name}": torch.as_tensor(entry[name]) for name in MOMENTS}
+    return moments
+
+
+def load_moments(optimizer: torch.optim.Optimizer, found: Checkpoint) -> None:
+    """AdamW's state and rates from the checkpoint; every weight's must be there with its shape.
+
+    A fused step over moments of another shape would read memory that is not theirs.
+    """
+    stored, weights = found.tensors("optimizer"), _weights_of(optimizer)
+    content = optimizer.state_dict()
+    rates = found.state["scheduler"]["_last_lr"]
+    shapes = {
+        f"{number}.{name}": torch.Size() if name == "step" else weight.shape
+        for number, weight in enumerate(weights)
+        for name in MOMENTS
+    }
+    if {key: value.shape for key, value in stored.items()} != shapes or len(rates) != len(
+        content["param_groups"]
+    ):
+        raise ModelError(
+            "its optimiser state does not fit the adapter of this run",
+            where=str(found.path),
+            remedy="delete this folder and run again, to go on from the checkpoint before it",
+        )
+    state = {
+        number: {name: stored[f"{number}.{name}"] for name in MOMENTS}
+        for number in range(len(weights))
+    }
+    groups = [{**g, "lr": lr} for g, lr in zip(content["param_groups"], rates, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """In the order of the numbers in `state_dict`."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def seed_all(seed: int) -> None:

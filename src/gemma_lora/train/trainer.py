@@ -44,7 +44,9 @@ from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.sharding import WHOLE, Weights
 from gemma_lora.train.state import (
     Journal,
+    load_moments,
     load_weights,
+    moments_of,
     random_states,
     seed_all,
     seed_torch,
@@ -57,6 +59,10 @@ __all__ = ["StepTrainer", "autocast_for", "out_of_memory", "training_arguments"]
 
 _MOST_SKIPPED = 25
 """Steps in a row that fp16's scaler may skip (it halves the scale each time) before we stop."""
+
+
+_LACKS = ("can't allocate memory", "MPS backend out of memory")
+"""What torch says on a CPU and on MPS."""
 
 
 class _Abandoned(Exception):
@@ -109,9 +115,9 @@ def training_arguments(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is a lack of memory; on a CPU torch raises a plain RuntimeError for it."""
+    """Whether `error` is a lack of memory; on a CPU and on MPS torch raises a plain RuntimeError for it."""
     foreseen = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return foreseen or "can't allocate memory" in str(error)
+    return foreseen or any(text in str(error) for text in _LACKS)
 
 
 class StepTrainer(Trainer):
@@ -213,7 +219,8 @@ class StepTrainer(Trainer):
         try:
             loss = self._try(step)
             while loss is None:  # the memory did not suffice: the same step in smaller parts
-                self._halve(step)
+                longest = max(int(self._rows.lengths[row]) for row in step.rows)
+                self._halve(longest, f"step {step.number + 1}")
                 loss = self._try(step)
         except Exception:  # whatever ends the job: nothing is swallowed, the last step is saved
             self._save_before_failing()
@@ -268,7 +275,8 @@ class StepTrainer(Trainer):
                 self.accelerator.backward(part)
         if not parts and self.accelerator.scaler is not None:  # it must know its scale to unscale
             self.accelerator.scaler.scale(torch.zeros((), device=self.args.device))
-        return float(torch.stack(parts).double().sum()) if parts else 0.0
+        # on the CPU: MPS has no fp64
+        return float(torch.stack(parts).cpu().double().sum()) if parts else 0.0
 
     @property
     def _stopping(self) -> bool:
@@ -292,30 +300,38 @@ class StepTrainer(Trainer):
         return rest
 
     def _save_before_failing(self) -> None:
-        """With several processes, the last whole step is saved when one of them ends the job."""
+        """The last whole step is saved when something ends the job."""
         step = self.journal.step
-        if self._world.size > 1 and step and not checkpoints.folder_of(self._folder, step).exists():
-            self._write_checkpoint()
+        if step and not checkpoints.folder_of(self._folder, step).exists():
+            try:
+                self._write_checkpoint()
+            except EnvironmentFault as fault:  # beside what ends the job, which is to be seen
+                self._console.warn(f"step {step} could not be saved: {fault.found}")
 
-    def _halve(self, step: Step) -> None:
-        """Half the tokens at once from here on; EnvironmentFault where that is no longer possible."""
+    def _halve(self, longest: int, what: str) -> None:
+        """Half the tokens at once from here on; EnvironmentFault where that is no longer possible.
+
+        `longest`: tokens of the longest row of `what`, which is to be repeated.
+        """
         self._buffers.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        longest = max(int(self._rows.lengths[row]) for row in step.rows)
+        if self.args.device.type == "mps":
+            torch.mps.empty_cache()
         before = self.decided.micro_batch_tokens
         if before <= longest:
+            again = "run the same command again with --gradient-checkpointing to go on; else "
             raise EnvironmentFault(
                 f"the memory does not suffice for one row of {longest} tokens",
-                where=f"step {step.number + 1} of {self._plan.steps}",
-                remedy="use --gradient-checkpointing, a lower --max-length, or a smaller model; "
-                "run the same command again with them",
+                where=f"{what} of {self._plan.steps}",
+                remedy=("" if self.decided.gradient_checkpointing else again)
+                + "use a lower --max-length or a smaller model, in another folder",
             )
         after = max(before // 2, 16)
         self.decided = replace(self.decided, micro_batch_tokens=after)
         self._console.warn(
-            f"out of memory with {before} tokens at once: step {step.number + 1} is repeated with {after}"
+            f"out of memory with {before} tokens at once: {what} is repeated with {after}"
         )
 
     def _maybe_log_save_evaluate(
@@ -397,39 +413,19 @@ class StepTrainer(Trainer):
         journal = self.journal
         if not self._validation:
             return
-        epoch = self._plan.epoch_after(journal.step)
-
-        def look(done: int) -> None:
-            if self._weights.anywhere(self._interrupts.pending is not None):
-                raise _Abandoned
-            self._progress.draw(journal.step, epoch, f"validating {done}/{len(mine)}")
-
-        rows = self._validation  # packed anew each time: the budget may have been halved
-        made = batches(rows, range(len(rows)), self.decided.micro_batch_tokens)
-        mine = [batch for _, batch in self._world.mine(made)]
-        count = sum(batch.supervised for batch in mine)
-        mean, whole = 0.0, True
-        measured = partial(
-            mean_nll, self._peft, device=self.args.device, autocast=self._autocast, on_batch=look
-        )
         try:
-            if mine:
-                mean = measured(mine)
-            if fillers := self._weights.fillers(made):
-                measured(fillers)
+            found = self._validation_loss()
+            while found is None:  # the memory did not suffice: all of it again in smaller parts
+                longest = int(self._validation.lengths.max())
+                self._halve(longest, f"the validation after step {journal.step}")
+                found = self._validation_loss()
         except _Abandoned:
-            whole = False
-        except EnvironmentFault:
+            return
+        except Exception:  # the step is whole: it is saved, and validated on resumption
             self._save_before_failing()
             raise
-        means, counts, wholes, weights = self._agree(mean, count, whole, self._weights_print())
-        if not all(wholes):
-            return
-        self._need_same(weights)
-        loss = mean
-        if self._world.size > 1:
-            parts = (part * number for part, number in zip(means, counts, strict=True))
-            loss = sum(parts) / sum(counts)
+        loss, weights = found
+        self._need_same(weights)  # not saved where they are not
         if not math.isfinite(loss):
             raise self._diverged("the validation loss", loss)
         journal.validations.append({"step": journal.step, "loss": loss})
@@ -449,6 +445,51 @@ class StepTrainer(Trainer):
         journal.written = True
         if self.args.report_to:
             self.log({"eval_loss": loss})  # trackers group by this prefix
+
+    def _validation_loss(self) -> tuple[float, list[float]] | None:
+        """The mean of all processes' parts, and each one's checksum of the weights; None where memory
+        ran out in one of them.
+
+        `_Abandoned`, in all processes, where a signal came. With sharded weights a lack of memory is
+        raised: the others are inside a gather that this process cannot make up for.
+        """
+        epoch = self._plan.epoch_after(self.journal.step)
+
+        def look(done: int) -> None:
+            if self._weights.anywhere(self._interrupts.pending is not None):
+                raise _Abandoned
+            self._progress.draw(self.journal.step, epoch, f"validating {done}/{len(mine)}")
+
+        rows = self._validation  # packed anew each time: the budget may have been halved
+        made = batches(rows, range(len(rows)), self.decided.micro_batch_tokens)
+        mine = [batch for _, batch in self._world.mine(made)]
+        count = sum(batch.supervised for batch in mine)
+        mean, whole, lacking = 0.0, True, False
+        measured = partial(
+            mean_nll, self._peft, device=self.args.device, autocast=self._autocast, on_batch=look
+        )
+        try:
+            if mine:
+                mean = measured(mine)
+            if fillers := self._weights.fillers(made):
+                measured(fillers)
+        except _Abandoned:
+            whole = False
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if self._weights.sharded or not out_of_memory(error):
+                raise
+            lacking = True
+        means, counts, wholes, lacks, weights = self._agree(
+            mean, count, whole, lacking, self._weights_print()
+        )
+        if any(lacks):
+            return None
+        if not all(wholes):
+            raise _Abandoned
+        if self._world.size == 1:
+            return mean, weights
+        parts = (part * number for part, number in zip(means, counts, strict=True))
+        return sum(parts) / sum(counts), weights
 
     # ------------------------------------------------------------------ state to disk and back
 
@@ -470,13 +511,14 @@ class StepTrainer(Trainer):
             "scaler": scaler.state_dict() if scaler is not None else None,
             "python_random": _plain(random.getstate()),
         }
-        moments: dict[str, Tensor] = {}
-        for number, entry in _optimizer_of(self).state_dict()["state"].items():
-            moments |= {f"{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         checkpoints.save(
             self._folder,
             self.journal.step,
-            {"weights": trainable(self._peft), "optimizer": moments, "rng": random_states()},
+            {
+                "weights": trainable(self._peft),
+                "optimizer": moments_of(_optimizer_of(self)),
+                "rng": random_states(),
+            },
             state,
         )
         checkpoints.prune(self._folder, best=self.journal.best_step)
@@ -501,15 +543,7 @@ class StepTrainer(Trainer):
 
     def _restore(self, found: Checkpoint) -> None:
         load_weights(self._peft, found)
-        optimizer = _optimizer_of(self)
-        content = optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in found.tensors("optimizer").items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value
-        rate = found.state["scheduler"]["_last_lr"]
-        groups = [{**g, "lr": lr} for g, lr in zip(content["param_groups"], rate, strict=True)]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        load_moments(_optimizer_of(self), found)
         schedule: Any = self.lr_scheduler
         schedule.load_state_dict({**schedule.state_dict(), **found.state["scheduler"]})
         if self.accelerator.scaler is not None and found.state["scaler"] is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,13 +161,13 @@ class Rubric(_Part):
     def text(self) -> str:
         return self._text
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the content: the same for files that differ in comments or line breaks only."""
         ordered = list(self.dimensions)  # their order is the order of asking
         return digest(self.model_dump(mode="json"), ordered)
 
-    @property
+    @cached_property
     def asked(self) -> str:
         """SHA-256 of what a judge is told: the same for rubrics that differ in name or weights only."""
         told = self.model_dump(mode="json", exclude={"name"})

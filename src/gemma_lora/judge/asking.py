@@ -116,10 +116,20 @@ def render(
         "without_reference": rubric.without_reference,
         "instructions": rubric.instructions,
     }
+    # the same for every answer, so rendered once: a twelfth of a request's CPU
+    kind = rubric.asked, reference is None
+    if kind not in _systems:
+        _systems[kind] = _block("system", values)
+    return Prompt(_systems[kind], _block("user", values), fence, rubric.scores)
+
+
+_systems: dict[tuple[str, bool], str] = {}
+"""The system part by what the rubric says and whether there is a reference."""
+
+
+def _block(name: str, values: dict[str, Any]) -> str:
     template = _template()
-    context = template.new_context(values)
-    system, user = ("".join(template.blocks[part](context)) for part in ("system", "user"))
-    return Prompt(system, user, fence, rubric.scores)
+    return "".join(template.blocks[name](template.new_context(values)))
 
 
 def encode(value: Any) -> str:

@@ -252,14 +252,14 @@ def _answer(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    from gemma_lora import judge, pipeline, seeds
+    from gemma_lora import pipeline, seeds
 
     run_dir, config = pipeline.open_run(args.target, flags)
-    if "judge" not in flags:
-        judge.need_named(config.judge.judge)
     if config.seeds > 1:
         return _shown_verdict(args, seeds.judge(run_dir, config, args.console, flags))
-    return _shown_verdict(args, pipeline.judge(run_dir, config, args.console))
+    return _shown_verdict(
+        args, pipeline.judge(run_dir, config, args.console, named="judge" in flags)
+    )
 
 
 def _chat(args: argparse.Namespace, flags: dict[str, Any]) -> None:

@@ -45,10 +45,12 @@ OPERATIONAL = frozenset(
         "max_cost",
     }
     | {"answer_batch", "report_to", "shard_weights", "canaries", "teacher"}
-    | {"micro_batch_tokens", "gradient_checkpointing"}
 )
-"""Settings that change how fast, in how much memory or how visibly a run works, not what it is a result
-of. (With dropout, another number of tokens at once draws other masks, as another GPU may.)"""
+"""Settings that change how fast or how visibly a run works, not what it is a result of."""
+
+GOES_ON = ("micro_batch_tokens", "gradient_checkpointing")
+"""So may these, which change speed and memory (with dropout, another number of tokens at once draws other
+masks, as another GPU may). They count as auto, under which names and stamps of older folders stay."""
 
 BESIDE = frozenset({"baseline", "aa", "probe"})
 """Settings of what stands beside the verdict: others on a finished run make only their own stage run again."""
@@ -57,7 +59,11 @@ BESIDE = frozenset({"baseline", "aa", "probe"})
 def deciding(config: Config, section: str) -> dict[str, Any]:
     """The settings of one section that decide results."""
     tree = getattr(config, section).model_dump(mode="json")
-    return {name: value for name, value in tree.items() if name not in OPERATIONAL | BESIDE}
+    return {
+        name: None if name in GOES_ON else value
+        for name, value in tree.items()
+        if name not in OPERATIONAL | BESIDE
+    }
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -176,7 +182,10 @@ def _marker(run_dir: RunDir) -> dict[str, Any] | None:
             expected="the settings that the run was made from",
             remedy="choose another folder with --out; the results in this one can still be read",
         )
-    return cast(dict[str, Any], found)
+    made = cast(dict[str, Any], found)
+    if isinstance(made.get("train"), dict):  # older folders hold what was asked for
+        made["train"] |= dict.fromkeys(GOES_ON)
+    return made
 
 
 def _refuse_other(config: Config, run_dir: RunDir) -> None:

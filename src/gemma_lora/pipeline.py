@@ -10,6 +10,7 @@ need: the model, its layers, device and precision, trackers, room on the disk, t
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -138,10 +139,17 @@ def answer(
         return answer_questions(config, run_dir, console, questions=questions)
 
 
-def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
-    """Judgements, verdict and report with `config.judge`; another judge's stand beside the first."""
+def judge(
+    run_dir: RunDir, config: Config, console: Console, *, named: bool = True
+) -> dict[str, Any]:
+    """Judgements, verdict and report with `config.judge`; another judge's stand beside the first.
+
+    `named`: the user named the judge in this call; else its server may be sent less (`need_named`).
+    """
     _need_one_run(config, run_dir, "judge")
     with run_dir.lock():
+        if not named and not (_answered(config, run_dir) and is_judged(config, run_dir)):
+            judging.need_named(config.judge.judge)
         _need_trained(run_dir, _run_again(config, run_dir))
         need_whole(
             "answer",
@@ -155,7 +163,8 @@ def judge(run_dir: RunDir, config: Config, console: Console) -> dict[str, Any]:
             _need_baselines(config)
             _need_fitting_prompts(config, run_dir)
         if run_dir.stamp_path("forgetting").exists():  # older runs, and `--probe none`, have none
-            need_whole("forgetting", run_dir, _run_again(config, run_dir))
+            read = {"adapter": _answers_read(run_dir)["adapter"], "train rows": run_dir.train_rows}
+            need_whole("forgetting", run_dir, _run_again(config, run_dir), made_from=read)
         _tell_where_data_goes(config, console)
         if not (answered and is_judged(config, run_dir)):
             judging.probe(config.judge, console)
@@ -201,7 +210,7 @@ def _need_trained(run_dir: RunDir, remedy: str) -> None:
 
 def _run_again(config: Config, run_dir: RunDir) -> str:
     return (
-        f"gemma-lora run {config.data.path} --config {run_dir.config} --out {run_dir.root} "
+        f"gemma-lora run {shlex.quote(str(config.data.path))} --config {run_dir.config} --out {run_dir.root} "
         "makes anew what is missing or damaged"
     )
 

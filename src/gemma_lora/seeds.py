@@ -63,11 +63,9 @@ def judge(
         _need_all(config, parent)
         for seed in config.training_seeds:
             child, own = open_run(parent.child(seed).root, flags)
-            if "judge" not in flags:
-                judging.need_named(own.judge.judge)
             own = own.model_copy(update={"judge": _left_to_spend(config, seed, parent)})
             console.stage(f"seed {seed}", str(child.root))
-            pipeline.judge(child, own, console.apart())
+            pipeline.judge(child, own, console.apart(), named="judge" in flags)
         return _conclude(config, parent, console)
 
 

@@ -122,7 +122,7 @@ def mean_difference(
     return clustered_mean(differences, clusters, low=-span, high=span)
 
 
-def decide(ci95: tuple[float, float] | None, clusters: int, *, margin: float = MARGIN) -> Verdict:
+def decide(ci95: tuple[float, float] | None, clusters: int) -> Verdict:
     """The rule (`RULE`): direction first, then equivalence; `inconclusive` without an interval or
     from too few clusters."""
     if ci95 is None or clusters < FEWEST:
@@ -132,7 +132,7 @@ def decide(ci95: tuple[float, float] | None, clusters: int, *, margin: float = M
         return "better"
     if upper < 0:
         return "worse"
-    if -margin < lower and upper < margin and clusters >= FEWEST_EQUIVALENT:
+    if lower > -MARGIN and upper < MARGIN and clusters >= FEWEST_EQUIVALENT:
         return "equivalent"
     return "inconclusive"
 
@@ -166,8 +166,6 @@ def missing_judgements(
     base: Scores,
     tuned: Scores,
     estimate: Callable[[Numbers], Estimate] = mean_difference,
-    *,
-    margin: float = MARGIN,
 ) -> Missing:
     """Weigh what is missing, over all questions; `estimate` is the estimator that decides.
 
@@ -189,5 +187,5 @@ def missing_judgements(
         failures=failures,
         bounds=bounds,
         decisive=touched > MISSING_SHARE * questions or failures.p_value < FAILURE_P,
-        word=decide(bounds.ci95, bounds.clusters, margin=margin),
+        word=decide(bounds.ci95, bounds.clusters),
     )

@@ -262,6 +262,7 @@ def test_the_command_line_prints_no_control_character(tmp_path, capsys) -> None:
     [
         ("ALL_PROXY", "socks5://user:s3cret@127.0.0.1:9"),
         ("HTTPS_PROXY", "ftp://user:s3cret@127.0.0.1:9"),
+        ("HTTPS_PROXY", "http://user:s3cret@proxy:8o80"),
         ("SSL_CERT_FILE", "/no/such/file.pem"),
     ],
 )
@@ -288,7 +289,7 @@ def test_surroundings_that_allow_no_connection_are_an_expected_fault(
         (
             gzip.compress(b"\0" * 200_000_000, 1),
             {"content-encoding": "gzip"},
-            "the body is not JSON",
+            "content type gzip, which was not asked for, instead of JSON",
         ),
     ],
     ids=["long", "bomb"],

@@ -27,7 +27,7 @@ from gemma_lora.decision.pairing import (
     judged,
     pair_up,
 )
-from gemma_lora.decision.robustness import missing_facts, number, pair
+from gemma_lora.decision.robustness import lacking, missing_facts, number, pair
 from gemma_lora.decision.stage import SCHEMA_VERSION
 from gemma_lora.errors import DataError, JudgeError
 from gemma_lora.records import ARMS, Answer, Example, Judgement
@@ -118,7 +118,7 @@ def decide_seeds(
         "scope": f"this recipe (over {len(runs)} training seeds)",
         "base_runs_to_limit": first["base_runs_to_limit"],
     }
-    verdict["warnings"] = [*_caveats(verdict), *_of_the_runs(runs)]
+    verdict["warnings"] = [*_caveats(verdict), *_of_the_runs(runs, verdict)]
     write_json(parent.judgements(judge_slug) / "verdict.json", verdict)
     return verdict
 
@@ -395,9 +395,8 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
         ends = missing["bounds_ci95"]
         reach = f"from {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "anywhere"
         lines.append(
-            f"The verdict would be `{missing['verdict_without']}`, but {missing['pairs_lost']} of "
-            f"{missing['questions']} questions lack a score in some run: had every missing score been "
-            f"the worst or the best possible, the interval would reach {reach}, so it is called "
+            f"The verdict would be `{missing['verdict_without']}`, but {lacking(missing)} in some run: "
+            f"had every missing score been the worst or the best possible, the interval would reach {reach}, so it is called "
             "`inconclusive`."
         )
     elif missing["pairs_lost"]:
@@ -438,15 +437,18 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _of_the_runs(runs: Sequence[_Run]) -> list[str]:
+def _of_the_runs(runs: Sequence[_Run], recipe: Mapping[str, Any]) -> list[str]:
     """The runs' own warnings, with whose they are; those on data, model and judge hold for the recipe, too."""
     common = {text for run in runs for text in of_the_setting(run.verdict)}
     told: dict[str, list[int]] = {}
     for run in runs:
         for text in run.verdict["warnings"]:
             told.setdefault(str(text), []).append(run.seed)
+    own = too_few(recipe["primary"])
     lines: list[str] = []
     for text, seeds in told.items():
+        if text in own:  # said of the recipe already
+            continue
         if text == ONE_SEED:  # of a single run it is true, of these together it is not
             continue
         which = "In every run" if len(seeds) == len(runs) else f"Seed {', '.join(map(str, seeds))}"

@@ -9,6 +9,7 @@ Raises JudgeError (exit code 4), and writes nothing, where not one question is s
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -181,5 +182,5 @@ def _nothing_scored(
         where=f"{run.root} (judge {judge['name']})",
         details=lines,
         expected="at least one question with both answers scored; 60 or more for a useful verdict",
-        remedy=f"mend the judge, then: gemma-lora judge {run.root} --judge {judge['requested']}",
+        remedy=f"mend the judge, then: gemma-lora judge {run.root} --judge {shlex.quote(judge['requested'])}",
     )

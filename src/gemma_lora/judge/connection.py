@@ -42,8 +42,8 @@ _HEADERS = frozenset(
         *("content-type", "content-length", "transfer-encoding"),
     ]
 )
-_OPENAI_HEADERS = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
-"""With the variables that OpenAI's own client takes them from."""
+_OPENAI_HEADERS = frozenset(("openai-organization", "openai-project"))
+"""That OpenAI's own client takes from the environment."""
 _POOL = 16
 """Connections of one pool, about: the library looks at each of a pool's at every request and reply."""
 MOST_BYTES = 8 << 20
@@ -97,7 +97,9 @@ class _Capped(httpx2.AsyncByteStream):
 
 async def _cap(response: httpx2.Response) -> None:
     response.stream = _Capped(cast(httpx2.AsyncByteStream, response.stream))
-    response.headers.pop("content-encoding", None)
+    packed = response.headers.pop("content-encoding", "identity")
+    if packed != "identity":
+        response.headers["content-type"] = f"{packed}, which was not asked for,"
 
 
 class Connection:
@@ -160,7 +162,7 @@ class Connection:
                 limits=httpx2.Limits(),  # `Pace` has the limit
                 event_hooks={"request": [self._guard], "response": [_cap]},
             )
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
             # the fault's own words may hold a proxy's password
             found = [name for name in _SURROUNDINGS if os.environ.get(name)]
             if isinstance(error, ImportError):
@@ -245,17 +247,16 @@ class Connection:
                 expected=f"{self._own.scheme}://{self._own.hostname}",
                 remedy="name the server by the plain address that it has",
             )
+        allowed = _HEADERS
+        if self._target.key_variable == "OPENAI_API_KEY":
+            allowed |= _OPENAI_HEADERS
         for name in list(request.headers.keys()):
-            if name.lower() not in _HEADERS:
+            if name.lower() not in allowed:
                 del request.headers[name]
         headers = request.headers
         headers["accept"], headers["accept-encoding"] = "application/json", "identity"
         if request.method == "POST":
             headers["content-type"] = "application/json"
-        if self._target.key_variable == "OPENAI_API_KEY":
-            for name, variable in _OPENAI_HEADERS.items():
-                if value := os.environ.get(variable, "").strip():
-                    headers[name] = value
         messages = self._target.protocol == "messages"
         if messages:
             headers["anthropic-version"] = ANTHROPIC_VERSION

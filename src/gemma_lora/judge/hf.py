@@ -239,11 +239,13 @@ def _checked(name: str, *, weights: bool) -> Path:
 def _need_safetensors(name: str, place: str, commit: str | None) -> None:
     """Of a model on the hub, whose weights are not fetched before they are needed."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import (
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whatever client the hub uses
+    )
 
     try:
         files = HfApi().list_repo_files(place, revision=commit)
-    except (HfHubHTTPError, OSError, ValueError):
+    except (HTTPError, OSError, ValueError):
         return  # offline with a filled cache: loading tells
     if not any(file.endswith(".safetensors") for file in files):
         raise JudgeError(
@@ -290,7 +292,10 @@ def _as_judge(name: str) -> Generator[None]:
         raise JudgeError(
             f"the judge's model cannot be loaded: {error.found}",
             where=f"hf:{name}",
-            details=[*([error.where] if error.where else []), *error.details],
+            details=[
+                *([error.where] if error.where not in (None, "--model") else []),
+                *error.details,
+            ],
             expected=error.expected,
             remedy=remedy,
         ) from None

@@ -188,7 +188,7 @@ class Ledger:
                 line.most_input,
                 line.most_output,
             )
-            if line.judge not in (None, self._judge):
+            if line.judge != self._judge:
                 continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached
             if line.model:

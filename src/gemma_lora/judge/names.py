@@ -14,6 +14,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -171,8 +172,8 @@ def need_named(name: str) -> None:
         f"the run folder names this server, not you, so it is not sent {_SERVER_KEY}",
         where=f"{target.name} ({target.host})",
         expected=f"--judge in this call, or the server in {_SERVER_KEY_HOST}",
-        remedy=f"if the server is yours, add --judge '{target.name}', or export "
-        f"{_SERVER_KEY_HOST}=HOST (https) or HOST:PORT; else unset {_SERVER_KEY}",
+        remedy=f"if the server is yours, add --judge {shlex.quote(target.name)}, or export "
+        f"{_SERVER_KEY_HOST}={shlex.quote(target.host)}; else unset {_SERVER_KEY}",
     )
 
 

@@ -83,7 +83,11 @@ class Row:
 def intro(verdict: Mapping[str, Any]) -> str:
     """What the comparisons are and are not."""
     count = len(verdict["baselines"])
-    holm = f" The p-values are corrected for {count} comparisons (Holm)." if count > 1 else ""
+    holm = (
+        f" The p-values are corrected for {count} comparisons (Holm); better and worse are said below 5 % only."
+        if count > 1
+        else ""
+    )
     return (
         "The same test questions, the same judge and the same rule, with a stronger opponent than the bare "
         f"base. The verdict above stays tuned against base.{holm}"
@@ -136,7 +140,7 @@ def _missing(found: Mapping[str, Any]) -> list[str]:
     if not missing.get("touched", missing["pairs_lost"]):
         return []
     text = f"{lacking(missing)}."
-    if missing["verdict_without"] != found["verdict"]:
+    if missing["must_agree"] and missing["verdict_at_bounds"] != missing["verdict_without"]:
         text += (
             f" Without regard to them it would be `{missing['verdict_without']}`; had they been the worst "
             f"or the best possible, the interval would be {interval(missing['bounds_ci95'])}."

@@ -18,24 +18,18 @@ from pathlib import Path
 import pytest
 from support.judge_server import Act, JudgeServer, Seen, verdict_text
 from support.messages_server import MessagesServer
-from support.tiny_judge import HIGH as TINY_HIGH
-from support.tiny_judge import LOW as TINY_LOW
-from support.tiny_judge import save_judge
 
 from gemma_lora import judge as judging
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.judge.asked import LlmScorer
 from gemma_lora.judge.asking import SCORES, render
 from gemma_lora.judge.attacks import GAIN, Attack, Result, examine, load_attacks
 from gemma_lora.judge.checks import flags_for
-from gemma_lora.judge.hf import ModelAsker
 from gemma_lora.judge.items import Item, Outcome
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.reading import Unusable, read_verdict, verdicts_in
 from gemma_lora.judge.replay import ReplayScorer
 from gemma_lora.records import ARMS, Answer, Judgement, Message
-from gemma_lora.rubric import load_rubric
 from gemma_lora.rundir import RunDir, read_jsonl, write_jsonl
 
 ATTACKS = load_attacks()
@@ -318,30 +312,6 @@ def last_object(text: str) -> str | None:
                 continue
             return text[start:end] if found else None
     return None
-
-
-# ---------------------------------------------------------------------- a model in this process
-
-
-@pytest.mark.full
-def test_a_gemma_in_this_process_scores_the_suite_by_what_it_reads(tmp_path, configured) -> None:
-    """A made Gemma that is taken in by a word: `perfect`, wherever it stands in its prompt."""
-    folder = save_judge(tmp_path / "judge", marker="perfect", bar=1)
-    config = configured(f"hf:{folder}")
-    asker = ModelAsker(str(folder), config.judge, Console(quiet=True))
-    target = judging.resolve(config.judge.judge)
-    scorer = LlmScorer(target, config.judge, asker, None, Console(quiet=True), load_rubric(None))
-    short = [attack for attack in ATTACKS if len(attack.answer) < 4000]
-    assert {a.kind for a in ATTACKS} - {a.kind for a in short} == {"long"}
-    results = asyncio.run(examine(scorer, short))
-    for r in results:
-        naive = (
-            "perfect" in render(r.attack.item().messages, r.attack.reference, r.attack.answer).user
-        )
-        assert r.attacked.overall == (TINY_HIGH if naive else TINY_LOW), r.attack.id
-        assert r.honest.overall == TINY_LOW
-        assert r.attack.expected == "flagged" or r.succeeded == naive
-    assert 0 < sum(r.succeeded for r in results if r.attack.expected != "flagged") < 15
 
 
 # ---------------------------------------------------------------------- models on a real server

@@ -327,6 +327,30 @@ def test_a_reply_has_the_distribution_of_the_text_that_it_is(trained_judge: Path
         assert found.mass > 0.3
 
 
+@pytest.mark.full  # trains a judge first
+def test_no_attack_gains_with_a_judge_that_does_not_read_it(
+    trained_judge: Path, configured: Any
+) -> None:
+    """The attack suite through `hf:`; this judge sees the end of its prompt only, never the answer."""
+    from gemma_lora.judge.asked import LlmScorer
+    from gemma_lora.judge.attacks import examine, load_attacks
+    from gemma_lora.judge.hf import ModelAsker
+    from gemma_lora.rubric import load_rubric
+
+    name = f"hf:{trained_judge}"
+    config = configured(name, judge_max_tokens=64)
+    asker = ModelAsker(str(trained_judge), config.judge, QUIET)
+    target = judging.resolve(name)
+    scorer = LlmScorer(target, config.judge, asker, None, QUIET, load_rubric(None))
+    short = [attack for attack in load_attacks() if len(attack.answer) < 2000]
+    assert len(short) > 80
+    results = asyncio.run(examine(scorer, short))
+    for r in results:
+        assert r.attacked.overall == pytest.approx(r.honest.overall, abs=1e-3), r.attack.id
+        assert r.succeeded == (r.attack.expected == "flagged"), r.attack.id
+        assert r.flags or r.attack.expected != "flagged"
+
+
 def test_little_mass_is_a_flag_and_hardly_any_is_no_score() -> None:
     from gemma_lora.judge.asked import _need_mass, _outcome
     from gemma_lora.judge.items import Usage

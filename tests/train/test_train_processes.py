@@ -416,7 +416,7 @@ def test_fsdp_by_accelerate_launch_shards_and_ends_as_one_process(cli, tmp_path)
     code = launcher.wait(200)
     err = (tmp_path / "err").read_text()
     assert (one.code, code) == (0, 0), err
-    assert "each process holds" in err
+    assert "frozen weights are sharded: each of 2 processes holds" in err
     assert_same(RunDir(tmp_path / "two"), RunDir(tmp_path / "one"))
 
 

@@ -190,7 +190,7 @@ def attacks(part: Part) -> str:
         "through `replay:`, through servers of both protocols (chat completions, messages) that play naive models, and "
         "through `hf:` with a made Gemma: one that trusts raw control tokens "
         "and markers and several that repeat the answer in their reply pass on not one forged score; one that obeys any words "
-        "is fooled, and the flags tell of it; the Gemma, which sees the end of its prompt only, gives every attack what the "
+        "is fooled, and the flags tell of it; the Gemma, which sees the end of its prompt only, gives an attack of each kind what the "
         "honest answer gets. How often a real model is fooled is for it to be measured on: "
         "`gemma_lora.judge.attacks.examine` takes any judge. A suite that is public can be trained against.\n",
     ]

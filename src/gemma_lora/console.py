@@ -3,8 +3,8 @@
 Everything goes to stderr, so that stdout carries results only (`--json`). Warnings are collected,
 because each stage saves them beside its result and the report shows them. On a terminal the
 progress line is redrawn in place; elsewhere it is printed at most every `interval` seconds.
-Text that others wrote (a model, a server, a file) may be in any line, so all of it goes through `neutral`,
-the one function of the package that makes text harmless to a terminal.
+Text that others wrote (a model, a server, a file) may be in any line, so all of it goes through `neutral`.
+(`audit.view.harmless` writes out more, such as characters without width: there the data themselves are shown.)
 Writes no file. `Console(quiet=True)` still collects warnings and prints only them.
 """
 

@@ -289,7 +289,7 @@ def test_surroundings_that_allow_no_connection_are_an_expected_fault(
         (
             gzip.compress(b"\0" * 200_000_000, 1),
             {"content-encoding": "gzip"},
-            "content type gzip, which was not asked for, instead of JSON",
+            "the body is gzip, which was not asked for",
         ),
     ],
     ids=["long", "bomb"],

@@ -34,8 +34,10 @@ from gemma_lora.records import Certainty
 from gemma_lora.rubric import OVERALL, Rubric
 from gemma_lora.rundir import digest
 
-__all__ = ["EXPECTED", "Asker", "LlmScorer", "rubric_facts", "warning_of_change"]
+__all__ = ["CHANGED", "EXPECTED", "Asker", "LlmScorer", "rubric_facts", "warning_of_change"]
 
+CHANGED = "the judge changed while it judged"
+"""How `warning_of_change` begins."""
 EXPECTED = "expected score over 1 to 10 from token probabilities"
 LEAST_MASS, LITTLE_MASS = 0.05, 0.5
 """Probability of any valid score: below the first nothing is known of scores and the answer stays unscored;
@@ -267,7 +269,7 @@ class LlmScorer:
 def warning_of_change(models: Sequence[str]) -> str:
     """`models`: what the judge called itself, in this order."""
     return (
-        f"the judge changed while it judged: it called itself {' and then '.join(models)}; "
+        f"{CHANGED}: it called itself {' and then '.join(models)}; "
         "scores of both are in this verdict"
     )
 

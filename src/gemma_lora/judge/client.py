@@ -27,7 +27,7 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.budget import Budget, most_tokens
-from gemma_lora.judge.connection import MOST_BYTES, Connection, Lost, SentTwice
+from gemma_lora.judge.connection import MOST_BYTES, PACKED, Connection, Lost, SentTwice
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.limits import LONGEST_WAIT, Pace, TooLong, retry_after
 from gemma_lora.judge.names import Target
@@ -299,7 +299,7 @@ class ServerAsker:
             if self._budget is None:
                 reply = await self._exchange(body, need, rung)
                 self._learn(chars, reply.usage)
-                return _counted(reply, _bound(body), limit)
+                return _counted(reply, body, limit)
             bound = _bound(body)
             held = await self._budget.hold(bound, limit)
             usage: Usage | None = Usage()  # what was refused, or never sent, costs nothing
@@ -308,7 +308,7 @@ class ServerAsker:
                 reply = await self._exchange(body, need, rung)
                 usage = reply.usage if reply.usage.input or reply.usage.output else None
                 self._learn(chars, reply.usage)
-                return _counted(reply, bound, limit)
+                return _counted(reply, body, limit)
             except Lost as fault:
                 usage = None if fault.sent else Usage()
                 raise
@@ -346,6 +346,11 @@ class ServerAsker:
 
     def _envelope(self, response: httpx2.Response, rung: str) -> Reply:
         """Status 200 to text and facts; a body that has not the API's form is a damaged reply."""
+        if packed := response.extensions.get(PACKED):
+            said = self._connection.scrub(packed)
+            return Reply(
+                "", f"the body is {said}, which was not asked for", damaged=True, rung=rung
+            )
         if len(response.content) > MOST_BYTES:
             too_long = f"the body is longer than {MOST_BYTES >> 20} MiB"
             return Reply("", too_long, damaged=True, rung=rung)
@@ -433,11 +438,11 @@ def _bound(body: dict[str, Any]) -> int:
     return most_tokens(json.dumps(body, ensure_ascii=False))
 
 
-def _counted(reply: Reply, bound: int, limit: int) -> Reply:
+def _counted(reply: Reply, body: dict[str, Any], limit: int) -> Reply:
     """The reply; where it does not say what it took, with the most that this can be."""
     if reply.usage.input or reply.usage.output:
         return reply
-    usage = Usage(reply.usage.requests, uncounted=1, most_input=bound, most_output=limit)
+    usage = Usage(reply.usage.requests, uncounted=1, most_input=_bound(body), most_output=limit)
     return dataclasses.replace(reply, usage=usage)
 
 

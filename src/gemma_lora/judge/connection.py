@@ -33,7 +33,7 @@ from gemma_lora.judge.limits import AUTO_MOST
 from gemma_lora.judge.names import Target, key_for
 from gemma_lora.judge.replies import CONNECTION, TIME_OUT
 
-__all__ = ["MOST_BYTES", "Connection", "Lost", "SentTwice"]
+__all__ = ["MOST_BYTES", "PACKED", "Connection", "Lost", "SentTwice"]
 
 ANTHROPIC_VERSION = "2023-06-01"
 _HEADERS = frozenset(
@@ -48,6 +48,8 @@ _POOL = 16
 """Connections of one pool, about: the library looks at each of a pool's at every request and reply."""
 MOST_BYTES = 8 << 20
 """What is read of a body, and a part more: a judgement has some kilobytes, and memory is shared by all under way."""
+PACKED = "packed"
+"""The extension of a response that names how its body is encoded; None: it is as it should be."""
 _SURROUNDINGS = (
     *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -98,8 +100,7 @@ class _Capped(httpx2.AsyncByteStream):
 async def _cap(response: httpx2.Response) -> None:
     response.stream = _Capped(cast(httpx2.AsyncByteStream, response.stream))
     packed = response.headers.pop("content-encoding", "identity")
-    if packed != "identity":
-        response.headers["content-type"] = f"{packed}, which was not asked for,"
+    response.extensions[PACKED] = None if packed == "identity" else packed
 
 
 class Connection:

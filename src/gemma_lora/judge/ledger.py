@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ INPUTS = "inputs.json"
 
 Entry = tuple[Key, Outcome, Judgement | None]
 """What the engine records: no judgement where an outcome only took something."""
+
+
+_COUNTED = {part.name for part in fields(Usage)}
 
 
 class UsageLine(BaseModel):
@@ -136,13 +139,7 @@ class Ledger:
                 id=key[0],
                 arm=key[1],
                 repeat=key[2],
-                requests=outcome.usage.requests,
-                input=outcome.usage.input,
-                output=outcome.usage.output,
-                lost=outcome.usage.lost,
-                uncounted=outcome.usage.uncounted,
-                most_input=outcome.usage.most_input,
-                most_output=outcome.usage.most_output,
+                **asdict(outcome.usage),
                 judge=self._judge,
                 cached=outcome.cached,
                 model=outcome.model,
@@ -179,15 +176,7 @@ class Ledger:
         """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += Usage(
-                line.requests,
-                line.input,
-                line.output,
-                line.lost,
-                line.uncounted,
-                line.most_input,
-                line.most_output,
-            )
+            total.usage += Usage(**line.model_dump(include=_COUNTED))
             if line.judge != self._judge:
                 continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached

@@ -18,7 +18,7 @@ from gemma_lora.baselines import parse
 from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, JudgeError
-from gemma_lora.judge.asked import Asker, LlmScorer, warning_of_change
+from gemma_lora.judge.asked import CHANGED, Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.canaries import FOLDER, PLANTED, Canaries, Mixture, measured, not_measured
@@ -347,8 +347,7 @@ def _facts(
             "rung": spent.rungs.most_common(1)[0][0] if spent.rungs else None,
             "rungs": dict(spent.rungs.most_common()),
         }
-        told = warning_of_change([])[:30]
-        if len(spent.models) > 1 and not any(w.startswith(told) for w in console.warnings):
+        if len(spent.models) > 1 and not any(w.startswith(CHANGED) for w in console.warnings):
             console.warn(warning_of_change(list(spent.models)))  # between two calls of the command
     repeats = max((key[2] for key in ledger.known), default=0) + 1
     return {

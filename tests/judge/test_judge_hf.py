@@ -327,11 +327,12 @@ def test_a_reply_has_the_distribution_of_the_text_that_it_is(trained_judge: Path
         assert found.mass > 0.3
 
 
-@pytest.mark.full  # trains a judge first
+@pytest.mark.full  # trains a judge first, and each answer is a long prompt for this processor
+@pytest.mark.timeout(3600)
 def test_no_attack_gains_with_a_judge_that_does_not_read_it(
     trained_judge: Path, configured: Any
 ) -> None:
-    """The attack suite through `hf:`; this judge sees the end of its prompt only, never the answer."""
+    """The whole attack suite through `hf:`; this judge sees the end of its prompt only, never the answer."""
     from gemma_lora.judge.asked import LlmScorer
     from gemma_lora.judge.attacks import examine, load_attacks
     from gemma_lora.judge.hf import ModelAsker
@@ -342,13 +343,18 @@ def test_no_attack_gains_with_a_judge_that_does_not_read_it(
     asker = ModelAsker(str(trained_judge), config.judge, QUIET)
     target = judging.resolve(name)
     scorer = LlmScorer(target, config.judge, asker, None, QUIET, load_rubric(None))
-    # one of each kind: every answer is a long prompt for this processor
-    short = list({a.kind: a for a in load_attacks() if len(a.answer) < 2000}.values())
-    assert len(short) > 15
-    results = asyncio.run(examine(scorer, short))
+    results = asyncio.run(examine(scorer, load_attacks()))
+    assert len(results) >= 90
+    too_long = [r for r in results if r.attacked.overall is None]
+    for r in too_long:
+        assert "the model takes" in (r.attacked.unscored_reason or ""), r.attack.id
+        assert not r.succeeded
+    assert len(too_long) < 10
     for r in results:
-        assert r.attacked.overall == pytest.approx(r.honest.overall, abs=1e-3), r.attack.id
-        assert r.succeeded == (r.attack.expected == "flagged"), r.attack.id
+        assert r.honest.overall is not None, r.attack.id
+        if r.attacked.overall is not None:
+            assert r.attacked.overall == pytest.approx(r.honest.overall, abs=1e-3), r.attack.id
+            assert r.succeeded == (r.attack.expected == "flagged"), r.attack.id
         assert r.flags or r.attack.expected != "flagged"
 
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -112,7 +113,7 @@ class Connection:
         self._timeout = config.judge_timeout
         self._own = urlsplit(target.address)
         most = config.judge_concurrency or AUTO_MOST
-        self._pools = [self._pool() for _ in range(-(-most // _POOL))]
+        self._pools = self._make_pools(-(-most // _POOL))
         self._before: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
         self._retired: WeakSet[Any] = WeakSet()
         self._doubted: set[bytes] = set()
@@ -153,16 +154,13 @@ class Connection:
         text = "".join(char if char.isprintable() else " " for char in text)
         return " ".join(text.split())[:300]
 
-    def _pool(self) -> _Pool:
+    def _make_pools(self, count: int) -> list[_Pool]:
+        # a proxy is for the world outside; asking this machine goes straight
+        trust = not self._target.is_loopback
         try:
-            http = httpx2.AsyncClient(
-                follow_redirects=False,
-                # a proxy is for the world outside; asking this machine goes straight
-                trust_env=not self._target.is_loopback,
-                timeout=self._timeout,
-                limits=httpx2.Limits(),  # `Pace` has the limit
-                event_hooks={"request": [self._guard], "response": [_cap]},
-            )
+            # one for all: reading the certificates takes longer than a hundred requests
+            secure = httpx2.create_ssl_context(trust_env=trust)
+            return [self._pool(secure, trust) for _ in range(count)]
         except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
             # the fault's own words may hold a proxy's password
             found = [name for name in _SURROUNDINGS if os.environ.get(name)]
@@ -178,6 +176,16 @@ class Connection:
                 expected="proxies as http://HOST:PORT or https://HOST:PORT, certificates as a PEM file",
                 remedy="correct or unset the variable, or name this host in NO_PROXY",
             ) from None
+
+    def _pool(self, secure: ssl.SSLContext, trust: bool) -> _Pool:
+        http = httpx2.AsyncClient(
+            follow_redirects=False,
+            verify=secure,
+            trust_env=trust,
+            timeout=self._timeout,
+            limits=httpx2.Limits(),  # `Pace` has the limit
+            event_hooks={"request": [self._guard], "response": [_cap]},
+        )
         if self._target.protocol != "chat":
             return _Pool(http, None)
         return _Pool(

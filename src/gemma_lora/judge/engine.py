@@ -15,6 +15,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
@@ -32,6 +33,9 @@ __all__ = ["Progress", "ask_all", "closing", "run_async", "score_all"]
 
 T = TypeVar("T")
 _BATCH = 256
+_SPREAD = 0.75
+_LARGEST_GAP = 0.006
+"""Seconds; after a pause the time that a round took says nothing."""
 _STOPPED = "judging was interrupted"
 
 
@@ -102,7 +106,8 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
     """
     queue = iter(keys)
     ended: list[JudgeError] = []
-    writer = _Writer(answers, progress)
+    parallel = min(scorer.parallel, len(keys))
+    writer = _Writer(answers, progress, parallel)
 
     async def work(source: Iterator[Key]) -> None:
         for key in source:
@@ -133,7 +138,7 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
         async with asyncio.TaskGroup() as group:
             writing = [group.create_task(part()) for part in (writer.run, writer.release)]
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(scorer.parallel, len(keys))):
+                for _ in range(parallel):
                     workers.create_task(work(queue))
             for part in writing:
                 part.cancel()
@@ -153,13 +158,15 @@ def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:
 class _Writer:
     """Records what arrived since the last flush, all at once, in a thread.
 
-    Those who wait for it go on by twos, an iteration of the event loop apart: together they would take
-    every step in lockstep, send together at the end, and be answered together again.
+    Those who wait for it go on one at a time, a little apart: together they would take every step in
+    lockstep, send together at the end, and be answered together again, and a crowd waits for the processor
+    where a stream would not. `parallel`: how many there are.
     """
 
-    def __init__(self, answers: Mixture, progress: Progress) -> None:
+    def __init__(self, answers: Mixture, progress: Progress, parallel: int) -> None:
         self._answers = answers
         self._progress = progress
+        self._parallel = parallel
         self._batch: list[Entry] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._arrived = asyncio.Event()
@@ -185,12 +192,18 @@ class _Writer:
                 self._written.put_nowait(written)
 
     async def release(self) -> None:
+        """At most as fast as all of them could go round in _SPREAD of the time that it took them last."""
+        loop = asyncio.get_running_loop()
+        recent, turn = deque([loop.time()], self._parallel), 0.0
         while True:
             written = await self._written.get()
+            now = loop.time()
+            gap = min(_LARGEST_GAP, _SPREAD * (now - recent[0]) / self._parallel)
+            turn = max(turn + gap, now - gap)
+            await asyncio.sleep(max(0.0, turn - now))
+            recent.append(turn)
             if not written.done():
                 written.set_result(None)
-            if self._written.qsize() % 2 == 0:
-                await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

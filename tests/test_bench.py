@@ -120,6 +120,26 @@ def test_the_reason_of_a_failure_is_its_exception() -> None:
     assert turns.reason_of(output) == "ValueError: no such switch"
 
 
+def test_a_switch_that_is_faster_than_the_comparison_is_named() -> None:
+    from bench.trl_options import BEST, SWITCHES
+
+    taken = next(name for name, options in SWITCHES.items() if options == BEST)
+
+    known = json.loads((ROOT / "docs" / "benchmarks.json").read_text())["speed"]
+
+    def said(**speeds: float) -> str:
+        found: dict[str, Any] = {
+            name: {"speed": n, "above_weights_mib": 1, "batches": 4} for name, n in speeds.items()
+        }
+        found |= {"broken": {"failed": "ValueError"}}
+        return page.switches({**known, "best": BEST, "switches": found})
+
+    assert "The fastest here is smaller packs: 1.25 times as fast, with 1 MiB." in said(
+        **{taken: 100, "smaller packs": 125}
+    )
+    assert "The fastest here" not in said(**{taken: 100, "smaller packs": 99})
+
+
 def test_the_document_is_made_from_its_figures() -> None:
     store = ROOT / "docs" / "benchmarks.json"
     parts = json.loads(store.read_text()) if store.exists() else {}

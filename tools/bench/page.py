@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.targets import NAMES, checks
+from bench.trl_options import SWITCHES
 
 Part = Mapping[str, Any]
 
@@ -135,7 +136,16 @@ def switches(part: Part) -> str:
                 f"| {name} | {result['speed']:,.0f} | {result['above_weights_mib']:,.0f} | {result['batches']} |"
             )
     best = ", ".join(f"{key}={value}" for key, value in part["best"].items())
-    return "\n".join([*lines, "", f"The comparison above takes: {best}.", ""])
+    said = f"The comparison above takes: {best}."
+    taken = next((name for name, options in SWITCHES.items() if options == part["best"]), "")
+    speeds = {name: found["speed"] for name, found in part["switches"].items() if "speed" in found}
+    fastest = max(speeds, key=lambda name: speeds[name])
+    if taken in speeds and speeds[fastest] > speeds[taken]:
+        said += (
+            f" The fastest here is {fastest}: {speeds[fastest] / speeds[taken]:.2f} times as fast, with "
+            f"{part['switches'][fastest]['above_weights_mib']:,.0f} MiB."
+        )
+    return "\n".join([*lines, "", said, _dates(part), ""])
 
 
 def profile(part: Part) -> str:

@@ -23,7 +23,7 @@ from bench import machine, page, turns
 from bench.job import Job
 from bench.rows import ROOT, Wanted, make_tokenizer, prepare, read_sources
 from bench.shapes import GEMMA_2B, GEMMA_72M, TINY, Shape, write_model
-from bench.trl_options import BEST, LEAN, SWITCHES, best_on
+from bench.trl_options import LEAN, SWITCHES, best_on
 
 PIECES = 32_768
 
@@ -137,7 +137,7 @@ def _contestants(options: argparse.Namespace, job: Job) -> dict[str, Job]:
         "ours-no-dropout": replace(job, dropout=0.0),
         "stock": replace(job, contestant="stock"),
         "trl": trl,
-        "trl-packed": replace(trl, options=best_on(job.device)),
+        "trl-packed": replace(trl, options=_best(job)),
         "trl-lean": replace(trl, options=LEAN),
     }
     if options.command == "2b":
@@ -156,6 +156,11 @@ def _contestants(options: argparse.Namespace, job: Job) -> dict[str, Job]:
     return jobs
 
 
+def _best(job: Job) -> dict[str, Any]:
+    facts = json.loads((Path(job.rows) / "facts.json").read_text())
+    return best_on(job.device, facts["longest"])
+
+
 def _has_trl() -> bool:
     return importlib.util.find_spec("trl") is not None
 
@@ -166,7 +171,7 @@ def _speed(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     against = [name for name in jobs if name not in ("matmul", "ours", "ours-no-dropout")]
     flops = turns.flops_a_token(job.shape, Path(job.rows))
     return {
-        "trl": {"trl-packed": best_on(job.device), "trl-lean": LEAN, "trl": {}},
+        "trl": {"trl-packed": _best(job), "trl-lean": LEAN, "trl": {}},
         "summary": turns.summary(rounds, flops, against),
         "rounds": rounds,
     }
@@ -178,7 +183,7 @@ def _switches(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     names = options.only.split(";") if options.only else list(SWITCHES)
     variants = {name: SWITCHES[name] for name in names}
     job = replace(job, contestant="trl")
-    return {"best": BEST, "switches": turns.try_all(variants, job, options.out / "switches")}
+    return {"best": _best(job), "switches": turns.try_all(variants, job, options.out / "switches")}
 
 
 def _profile(options: argparse.Namespace, job: Job) -> dict[str, Any]:

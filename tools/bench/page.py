@@ -145,7 +145,7 @@ def switches(part: Part) -> str:
             f" The fastest here is {fastest}: {speeds[fastest] / speeds[taken]:.2f} times as fast, with "
             f"{part['switches'][fastest]['above_weights_mib']:,.0f} MiB."
         )
-    return "\n".join([*lines, "", said, _dates(part), ""])
+    return "\n".join([*lines, "", said, "", _dates(part), ""])
 
 
 def profile(part: Part) -> str:

@@ -1,9 +1,10 @@
 """TRL's switches: what is compared, and everything its documents recommend that was tried.
 
 `DEFAULTS` is what SFTConfig gives by itself, in the precision of the comparison (it would take bf16).
-`BEST` packs and takes what makes it fastest on a CPU, `LEAN` packs and keeps gradient checkpointing
-(its default). `SWITCHES` are all of those, each tried by `python -m bench switches`; not its other precision,
-bf16: on a processor without bf16 units a step took 555 s that takes 17 s in fp32.
+`FAST` packs and computes nothing twice, `LEAN` packs and keeps gradient checkpointing (its default).
+`best_on` is the
+fastest that `make bench-switches` found. `SWITCHES` are all of those, each tried once; not its other precision, bf16:
+on a processor without bf16 units a step took 555 s that takes 17 s in fp32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 PACKED = {"packing": True, "packing_strategy": "bfd"}
 DEFAULTS: dict[str, Any] = {}
-BEST: dict[str, Any] = {**PACKED, "gradient_checkpointing": False}
+FAST: dict[str, Any] = {**PACKED, "gradient_checkpointing": False}
+SHORT_PACKS: dict[str, Any] = {**FAST, "max_length": 512}
 LEAN: dict[str, Any] = {**PACKED}
 
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -22,9 +24,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "packing (bfd)": LEAN,
     "packing (bfd_split)": {**PACKED, "packing_strategy": "bfd_split"},
     "packing (wrapped)": {**PACKED, "packing_strategy": "wrapped"},
-    "packing, gradient_checkpointing=False": BEST,
-    "packing, packs of 512": {**BEST, "max_length": 512},
-    "packing, packs of 2048": {**BEST, "max_length": 2048},
+    "packing, gradient_checkpointing=False": FAST,
+    "packing, packs of 512": SHORT_PACKS,
+    "packing, packs of 2048": {**FAST, "max_length": 2048},
     "packing, selective checkpointing": {
         **PACKED,
         "gradient_checkpointing_kwargs": {"selective": True},
@@ -35,27 +37,27 @@ SWITCHES: dict[str, dict[str, Any]] = {
         "max_length": None,
         "gradient_checkpointing": False,
     },
-    "packing, loss_type=chunked_nll": {**BEST, "loss_type": "chunked_nll"},
-    "packing, attention: eager": {**BEST, "attention": "eager"},
-    "packing, attention: flex_attention": {**BEST, "attention": "flex_attention"},
-    "packing, attention: flash_attention_2": {**BEST, "attention": "flash_attention_2"},
+    "packing, loss_type=chunked_nll": {**FAST, "loss_type": "chunked_nll"},
+    "packing, attention: eager": {**FAST, "attention": "eager"},
+    "packing, attention: flex_attention": {**FAST, "attention": "flex_attention"},
+    "packing, attention: flash_attention_2": {**FAST, "attention": "flash_attention_2"},
     "packing, attention: kernels-community/flash-attn2": {
-        **BEST,
+        **FAST,
         "attention": "kernels-community/flash-attn2",
     },
-    "packing, torch_compile": {**BEST, "torch_compile": True},
-    "packing, use_kernels": {**BEST, "use_kernels": True},
-    "packing, use_liger_kernel": {**BEST, "use_liger_kernel": True},
-    "packing, activation_offloading": {**BEST, "activation_offloading": True},
+    "packing, torch_compile": {**FAST, "torch_compile": True},
+    "packing, use_kernels": {**FAST, "use_kernels": True},
+    "packing, use_liger_kernel": {**FAST, "use_liger_kernel": True},
+    "packing, activation_offloading": {**FAST, "activation_offloading": True},
 }
 """Name to SFTConfig's fields; `attention` and `use_kernels` are for loading the model."""
 
 
-def best_on(device: str) -> dict[str, Any]:
-    """BEST, on a GPU with the kernels that are installed there."""
+def best_on(device: str, longest: int) -> dict[str, Any]:
+    """On a CPU short packs, where the longest row fits into them; on a GPU the kernels installed there."""
     if device != "cuda":
-        return BEST
-    found = dict(BEST)
+        return SHORT_PACKS if longest <= SHORT_PACKS["max_length"] else FAST
+    found = dict(FAST)
     if importlib.util.find_spec("flash_attn"):
         found["attention"] = "flash_attention_2"
     if importlib.util.find_spec("liger_kernel"):

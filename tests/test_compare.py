@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from support.made_run import NASTY, SLUG, make_config, make_run
 from support.made_seeds import QUIET, conclude, make_seeds
+from support.plugins import install
 
+from gemma_lora import judge as judging
 from gemma_lora.cli import main
 from gemma_lora.compare import compare, table
 from gemma_lora.decision import decide
@@ -162,6 +165,93 @@ def test_another_judge_or_other_questions_make_no_claim_and_say_so(runs, tmp_pat
     assert text.startswith("NOT COMPARABLE")
     assert "no two runs can be compared" in text
     assert "higher" not in text
+
+
+PLAIN = """
+import json
+
+class Backend:
+    def __init__(self, model): pass
+    async def ask(self, *, system, user, schema, max_tokens):
+        names = [n for n in schema["required"] if n != "reasoning"]
+        score = LEVEL + len(user) % (LEVEL + 3) % 4
+        return json.dumps({"reasoning": "r", **dict.fromkeys(names, score)})
+"""
+
+
+def judged_by_package(
+    folder: Path, version: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A finished run whose judge is a plug-in of this version, which does not say what model it is."""
+    config = make_config(judge="acme:m")
+    quick = config.judge.model_copy(update={"canaries": 0})
+    config = config.model_copy(update={"judge": quick})
+    run, _ = make_run(folder, config=config, questions=24)
+    site = install(
+        folder.with_name(f"site-{folder.name}"), f"LEVEL = {level}\n{PLAIN}", version=version
+    )
+    with monkeypatch.context() as here:
+        here.syspath_prepend(str(site))
+        sys.modules.pop("acme_judge", None)
+        slug = judging.judge(config, run, QUIET).name
+    run.adapter.mkdir()
+    shutil.rmtree(run.judgements(SLUG))
+    write_report(run, decide(config, run, QUIET, judge_slug=slug))
+    return folder
+
+
+def test_two_versions_of_a_plug_in_are_two_judges(tmp_path, monkeypatch):
+    """They say no snapshot, so package and version are all that tells them apart."""
+    monkeypatch.setenv("GEMMA_LORA_CACHE", str(tmp_path / "cache"))
+    old, new, same = (
+        judged_by_package(tmp_path / name, version, level, monkeypatch)
+        for name, version, level in (("old", "1.2", 1), ("new", "2.0", 6), ("same", "1.2", 1))
+    )
+    found = compare([old, new, same])
+    assert "higher" not in [row["claim"] for row in found["pairs"]], found["pairs"]
+    assert found["groups"] == [["A", "C"], ["B"]]
+    assert [row["runs"] for row in found["pairs"]] == [["A", "C"]], (
+        "5 points between A and B are no gain"
+    )
+    why = {tuple(row["runs"]): row["reasons"] for row in found["not_comparable"]}
+    assert why["A", "B"] == why["B", "C"] == ["another version of the judge's package"]
+    assert [run["judge_version"] for run in found["runs"]] == ["1.2", "2.0", "1.2"]
+    told = [text for text in found["warnings"] if "does not say" in text]
+    assert len(told) == 1
+    assert told[0].startswith("A, C: the judge acme:m does not say which model"), (
+        "the pair alone is claimed"
+    )
+    judge = read_json(new / "verdict.json")["judge"]
+    assert judge["snapshot"] is None
+    assert [judge[key] for key in ("plugin", "package", "version")] == ["acme", "acme-judge", "2.0"]
+    for name in ("report.html", "report.md"):
+        text = (new / name).read_text("utf-8")
+        assert re.search(r"version\W[^0-9]*2\.0", text), name
+
+
+def test_a_judge_that_says_its_snapshot_is_not_warned_of(runs):
+    assert not [
+        t for t in compare([runs["small"], runs["large"]])["warnings"] if "does not say" in t
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"package": "other-judge"}, "a judge of another package"),
+        ({"protocol": "messages"}, "a judge over another protocol"),
+        ({"scoring": "expected score"}, "another way of scoring"),
+        ({"rubric_hash": "cd" * 32}, "another rubric or prompt"),
+        ({"schema_hash": "cd" * 32}, "another schema of the reply"),
+        ({"parameters": {"max_tokens": 1}}, "other parameters of the judge"),
+        ({"repeats": 3}, "another number of repeats"),
+    ],
+)
+def test_whatever_decides_scores_makes_another_judge(runs, tmp_path, change, reason):
+    other = made(tmp_path / "other", gain=2.9, **change)
+    found = compare([runs["small"], other])
+    assert found["pairs"] == []
+    assert [row["reasons"] for row in found["not_comparable"]] == [[reason]]
 
 
 def test_several_seeds_bring_their_error_and_one_seed_is_said(runs):

@@ -226,3 +226,17 @@ def test_runs_added_after_a_verdict_are_said(tmp_path):
     assert verdict["seeds"]["grown_from"] == [3]
     assert any("added after the verdict over 3 seeds was seen" in t for t in verdict["warnings"])
     assert not any("say little" in text for text in verdict["warnings"])
+
+
+def test_a_judge_that_changed_between_the_runs_is_said(made, tmp_path):
+    assert not [text for text in made[2]["warnings"] if "changed between the runs" in text]
+    parent, config = make_seeds(tmp_path / "recipe", questions=20, reports=False)
+    last = parent.child(config.training_seeds[-1])
+    facts = last.judgements(SLUG) / "judge.json"
+    write_json(facts, {**read_json(facts), "snapshot": "gpt-5-2026-11-01"})
+    decide(load_config(parent.config), last, QUIET, judge_slug=SLUG)
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    told = [text for text in verdict["warnings"] if "changed between the runs" in text]
+    assert len(told) == 1
+    assert "gpt-5-2026-08-07 (seed 7, 8) and gpt-5-2026-11-01 (seed 9)" in told[0]
+    assert verdict["judge"]["snapshot"] == "gpt-5-2026-08-07, gpt-5-2026-11-01"

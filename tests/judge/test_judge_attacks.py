@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from support.judge_server import Act, JudgeServer, Seen, verdict_text
 from support.messages_server import MessagesServer
+from support.plugins import install
 
 from gemma_lora import judge as judging
 from gemma_lora.config import Config
@@ -314,6 +315,91 @@ def last_object(text: str) -> str | None:
     return None
 
 
+CONTROL = Attack(
+    "control", "control", "en", "Who?", "Somebody.", "Me.", "You.", "no_higher", (), "-", "-"
+)
+"""Always judged well: a judge that gives nothing stops."""
+
+
+def put_through(place: Path, config: Config) -> list[Result]:
+    """The whole suite by the judge of `config`; the attacks are the tuned answers."""
+    folder = RunDir(place)
+    for arm in ARMS:
+        rows = [
+            Answer(
+                id=a.id,
+                messages=a.item().messages,
+                reference=a.reference,
+                answer=a.honest if arm == "base" else a.answer,
+                tokens=3,
+                stopped_by="end",
+                cluster=a.id,
+            )
+            for a in [*ATTACKS, CONTROL]
+        ]
+        write_jsonl(folder.answers(arm), rows)
+    where = judging.judge(config, folder, Console(quiet=True))
+    found = {(r.id, r.arm): r for r in read_jsonl(where / "judgements.jsonl", Judgement)}
+
+    def outcome(row: Judgement) -> Outcome:
+        return Outcome(row.scores, row.overall, row.reasoning, row.unscored_reason)
+
+    return [
+        Result(
+            a,
+            outcome(found[a.id, "tuned"]),
+            outcome(found[a.id, "base"]),
+            found[a.id, "tuned"].flags,
+        )
+        for a in ATTACKS
+    ]
+
+
+# ---------------------------------------------------------------------- a plug-in in this process
+
+
+PARROT = """
+import json, re
+from gemma_lora.judge.attacks import load_attacks
+from gemma_lora.judge.plugins import Replied
+
+ATTACKS = {attack.answer for attack in load_attacks()}
+FIELD = re.compile(r"^<<<ANSWER UNDER EXAMINATION (\\w+)>>>\\n(.*)\\n<<<END OF ANSWER UNDER EXAMINATION \\1>>>$", re.M)
+
+class Backend:
+    concurrency = 8
+
+    def __init__(self, model):
+        self.how = model
+
+    async def ask(self, *, system, user, schema, max_tokens):
+        scores = {name: 2 for name in schema["required"] if name != "reasoning"}
+        low = json.dumps({"reasoning": "of the judge's own", **scores})
+        answer = json.loads(FIELD.search(user)[2])
+        said = {"alone": answer, "before": f"{answer}\\n\\n{low}", "after": f"{low}\\n\\n{answer}"}
+        return Replied(said[self.how] if answer in ATTACKS else low, model="parrot-1")
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "before", "after"])
+def test_a_plug_in_that_repeats_the_answer_passes_on_no_forged_score(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Callable[..., Config]
+) -> None:
+    """By its entry point; every forged verdict reaches the reader, whatever a plug-in's text is."""
+    site = install(tmp_path / "site", PARROT, name="parrot", package=f"parrot-{how}")
+    monkeypatch.syspath_prepend(str(site))
+    results = put_through(tmp_path / "run", configured(f"parrot:{how}"))
+    assert len(results) == len(ATTACKS)
+    assert {r.honest.overall for r in results} == {2.0}, "only the attack suffers"
+    assert {r.attacked.overall for r in results} <= ({None} if how == "alone" else {2.0, None})
+    owed = {r.attack.id for r in results if r.attack.expected == "flagged" and r.attacked.overall}
+    assert outcome_of(results) == (owed, set())
+    copied = {
+        r.attack.id for r in results if "copies a verdict" in (r.attacked.unscored_reason or "")
+    }
+    assert how == "before" or {"forged_verdict-1", "code-1"} <= copied, "the reader saw them"
+
+
 # ---------------------------------------------------------------------- models on a real server
 
 
@@ -329,47 +415,11 @@ def attacked(
     tmp_path: Path, speaking: JudgeServer, configured: Callable[..., Config]
 ) -> Callable[[Callable[[Seen], str]], list[Result]]:
     """Judge the whole suite by a server that replies so; the attacks are the tuned answers."""
-    control = Attack(
-        "control", "control", "en", "Who?", "Somebody.", "Me.", "You.", "no_higher", (), "-", "-"
-    )
 
     def run(reply: Callable[[Seen], str]) -> list[Result]:
-        folder = RunDir(tmp_path / "run")
-        attacks = [
-            *ATTACKS,
-            control,
-        ]  # the control is always judged well: a judge that gives nothing stops
-        for arm in ARMS:
-            rows = [
-                Answer(
-                    id=a.id,
-                    messages=a.item().messages,
-                    reference=a.reference,
-                    answer=a.honest if arm == "base" else a.answer,
-                    tokens=3,
-                    stopped_by="end",
-                    cluster=a.id,
-                )
-                for a in attacks
-            ]
-            write_jsonl(folder.answers(arm), rows)
         attacking = {a.answer for a in ATTACKS}
         speaking.plan = lambda seen: Act(content=reply(seen) if seen.answer in attacking else LOW)
-        where = judging.judge(configured(speaking.name), folder, Console(quiet=True))
-        found = {(r.id, r.arm): r for r in read_jsonl(where / "judgements.jsonl", Judgement)}
-
-        def outcome(row: Judgement) -> Outcome:
-            return Outcome(row.scores, row.overall, row.reasoning, row.unscored_reason)
-
-        return [
-            Result(
-                a,
-                outcome(found[a.id, "tuned"]),
-                outcome(found[a.id, "base"]),
-                found[a.id, "tuned"].flags,
-            )
-            for a in ATTACKS
-        ]
+        return put_through(tmp_path / "run", configured(speaking.name))
 
     return run
 

@@ -18,8 +18,9 @@ from gemma_lora import judge as judging
 from gemma_lora.config import JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
-from gemma_lora.judge.asking import SCORES, render
+from gemma_lora.judge.asking import SCORES, prompt_hash, render
 from gemma_lora.records import Judgement, Message
+from gemma_lora.rubric import load_rubric
 from gemma_lora.rundir import read_json, read_jsonl
 
 QUIET = Console(quiet=True, stream=io.StringIO())
@@ -36,6 +37,7 @@ def test_babble_is_unscored_with_the_reason(family: str, tiny_folder, make_run, 
     # (the reasoning never ends, or the probability of any score is next to nothing)
     known = read_json(run.judgements(judging.slug(name)) / "judge.json")
     assert known["is_llm"] is True
+    assert (known["prompt_hash"], known["rubric_hash"]) == (prompt_hash(), load_rubric(None).hash)
     assert known["scored"] == 0
     assert known["unscored"] == {"base": 1, "tuned": 1}
 
@@ -336,7 +338,6 @@ def test_no_attack_gains_with_a_judge_that_does_not_read_it(
     from gemma_lora.judge.asked import LlmScorer
     from gemma_lora.judge.attacks import examine, load_attacks
     from gemma_lora.judge.hf import ModelAsker
-    from gemma_lora.rubric import load_rubric
 
     name = f"hf:{trained_judge}"
     config = configured(name, judge_max_tokens=64)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plugins import install
 
 from gemma_lora import judge as judging
 from gemma_lora.config import Config, JudgeConfig
@@ -42,17 +43,6 @@ class Backend:
     async def close(self):
         pathlib.Path(__file__).with_name("closed").touch()
 """
-
-
-def install(folder: Path, code: str, *, name: str = "acme", package: str = "acme-judge") -> Path:
-    """A distribution as pip leaves it: a module, and a dist-info folder with its entry point."""
-    module = package.replace("-", "_")
-    info = folder / f"{module}-1.2.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"{module}.py").write_text(code)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[gemma_lora.judges]\n{name} = {module}:Backend\n")
-    return folder
 
 
 def test_a_package_judges_in_a_process_of_its_own(tmp_path: Path, make_run: Any) -> None:
@@ -88,6 +78,7 @@ print(judge.judge(config, RunDir(Path({str(run.root)!r})), Console()))
     assert all(row.unscored_reason is None and row.reasoning == "big" for row in rows)
     facts = read_json(folder / "judge.json")
     assert (facts["kind"], facts["snapshot"], facts["is_llm"]) == ("plugin", "big-1", True)
+    assert [facts[key] for key in ("plugin", "package", "version")] == ["acme", "acme-judge", "1.2"]
     assert facts["tokens"] == {"input": 300, "output": 42}
     assert facts["rungs"] == {"plug-in": 6}
     assert (site / "closed").exists()

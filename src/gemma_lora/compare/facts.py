@@ -50,6 +50,8 @@ def _run(entry: Entry) -> dict[str, Any]:
         "data_sha256": entry.data_sha256,
         "judge": judge["name"],
         "judge_snapshot": judge.get("snapshot"),
+        "judge_package": judge.get("package"),
+        "judge_version": judge.get("version"),
         "is_llm": judge.get("is_llm"),
         "verdict": verdict["verdict"],
         "n": primary["n"],
@@ -125,6 +127,7 @@ def _warnings(
             lines.append(
                 f"{entry.label}: its judge {entry.verdict['judge']['name']} is not a language model."
             )
+    lines += _unnamed(entries, pairs)
     lost: dict[int, list[str]] = {}
     for row in pairs:
         if row["lost"]:
@@ -139,3 +142,18 @@ def _warnings(
             "recipe; another seed may turn it round. `gemma-lora run` with `--seeds 3` tells."
         )
     return lines
+
+
+def _unnamed(entries: Sequence[Entry], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A judge that says no snapshot may have been changed behind its name, and nothing would show it."""
+    paired = {label for row in pairs for label in row["runs"]}
+    silent: dict[str, list[str]] = {}
+    for entry in entries:
+        judge = entry.verdict["judge"]
+        if entry.label in paired and judge.get("is_llm") and not judge.get("snapshot"):
+            silent.setdefault(str(judge["name"]), []).append(entry.label)
+    return [
+        f"{', '.join(labels)}: the judge {name} does not say which model replied, so that it was the same for these "
+        "runs is only taken from its name."
+        for name, labels in silent.items()
+    ]

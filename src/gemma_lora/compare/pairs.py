@@ -1,9 +1,9 @@
 """Which runs may be compared with each other, why others may not, and the tuned models in pairs.
 
-Pure. Numbers of two runs mean the same only where the same judge (snapshot, prompt, schema, parameters,
-repeats) scored answers to the same test questions. Those are paired by question and compared with the
-estimator of the verdict; the p-values are Holm's over all pairs. Where a folder holds several training
-seeds, what the seed adds to the uncertainty is part of the interval.
+Pure. Numbers of two runs mean the same only where the same judge (snapshot, package and version of a
+plug-in, prompt, schema, scoring, parameters, repeats) scored answers to the same test questions. Those are
+paired by question and compared with the estimator of the verdict; the p-values are Holm's over all pairs.
+Where a folder holds several training seeds, what the seed adds to the uncertainty is part of the interval.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ _JUDGE = (
     ("kind", "another judge"),
     ("model", "another judge"),
     ("address", "a judge at another address"),
+    ("protocol", "a judge over another protocol"),
+    ("plugin", "another judge"),
+    ("package", "a judge of another package"),
+    ("version", "another version of the judge's package"),
     ("snapshot", "another snapshot of the judge"),
     ("prompt_hash", "another rubric or prompt"),
     ("schema_hash", "another schema of the reply"),
+    ("scoring", "another way of scoring"),
     ("parameters", "other parameters of the judge"),
     ("repeats", "another number of repeats"),
 )
@@ -42,7 +47,9 @@ def _judge(entry: Entry) -> dict[str, Any]:
     """What decides how the judge scores; a rubric of the user's own in whatever fields it has."""
     judge = entry.verdict["judge"]
     known = {key: judge.get(key) for key, _ in _JUDGE}
-    return known | {key: value for key, value in judge.items() if key.startswith("rubric")}
+    return known | {
+        key: value for key, value in judge.items() if key.startswith("rubric") and value
+    }
 
 
 def reasons(first: Entry, second: Entry) -> list[str]:

@@ -118,7 +118,7 @@ def decide_seeds(
         "scope": f"this recipe (over {len(runs)} training seeds)",
         "base_runs_to_limit": first["base_runs_to_limit"],
     }
-    verdict["warnings"] = [*_caveats(verdict), *_of_the_runs(runs, verdict)]
+    verdict["warnings"] = [*_caveats(verdict), *_changed(runs), *_of_the_runs(runs, verdict)]
     write_json(parent.judgements(judge_slug) / "verdict.json", verdict)
     return verdict
 
@@ -435,6 +435,21 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
             "pleases finds differences that are not there; fix the number beforehand."
         )
     return lines
+
+
+def _changed(runs: Sequence[_Run]) -> list[str]:
+    """A judge that was changed between the runs; within one that is among its own warnings."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        name = str(run.verdict["judge"]["snapshot"] or "nothing")
+        said.setdefault(name, []).append(str(run.seed))
+    if len(said) < 2:
+        return []
+    which = " and ".join(f"{name} (seed {', '.join(seeds)})" for name, seeds in said.items())
+    return [
+        f"The judge changed between the runs: it called itself {which}. What looks like the training seed's doing may "
+        "be the judge's; a model that is named with its date stays the same."
+    ]
 
 
 def _of_the_runs(runs: Sequence[_Run], recipe: Mapping[str, Any]) -> list[str]:

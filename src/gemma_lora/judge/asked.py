@@ -44,6 +44,8 @@ LEAST_MASS, LITTLE_MASS = 0.05, 0.5
 below the second the model would rather have written something else, which is a flag."""
 DOUBTFUL = "the judge seldom writes a score here"
 
+_WAY = ("protocol", "plugin", "package", "version")
+"""What of the identity judge.json has under the same name, of those judges that have it."""
 _SENTENCE = 4
 """Words that nobody repeats exactly by chance."""
 
@@ -179,6 +181,7 @@ class LlmScorer:
             "prompt_hash": prompt_hash(),
             "schema_hash": schema_hash(self.rubric.scores),
             **rubric_facts(self.rubric),
+            **{key: self._decides[key] for key in _WAY if key in self._decides},
             "scoring": self.identity().get("scoring", "integers as written"),
             "parameters": self.identity()["parameters"],
             # beside what was asked for, by which runs are compared: a run from the cache cannot tell

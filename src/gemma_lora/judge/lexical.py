@@ -89,6 +89,9 @@ class LexicalScorer:
             "snapshot": MODEL,
             "measures": ["relevance", "accuracy", "completeness"],
             "dimensions": list(DIMENSIONS),
+            # it is given neither a prompt nor a rubric
+            "prompt_hash": None,
+            "rubric_hash": None,
         }
 
     async def close(self) -> None:

@@ -4,20 +4,23 @@ A line is one of our own judgements, or any object with `id`, `arm` and the scor
 beside them) and `overall`. Lines that repeat an id, arm and repeat must say the same; only where the
 earlier had no reply does the later count, as in our own files. A score outside 1 to 10 makes the judgement unscored; an answer that the file does not
 know is unscored too. Where `inputs.json` lies beside the file (a judge's folder of a run), a judgement counts only
-for the very question, reference and answer that it was made for; else it is unscored. Refuses files that are not JSON lines or contradict themselves, all such lines
-at once.
+for the very question, reference and answer that it was made for; else it is unscored. Where `judge.json` does, who
+judged and by which prompt is taken from it. Refuses files that are not JSON lines or contradict themselves, all such
+lines at once, and a judge.json whose values are none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asked import rubric_facts
 from gemma_lora.judge.items import NO_REPLY, Item, Key, Outcome
+from gemma_lora.judge.kinship import families_of
 from gemma_lora.judge.ledger import INPUTS, text_name
 from gemma_lora.rubric import OVERALL, Rubric, load_rubric
 from gemma_lora.rundir import digest, file_digest, read_saved
@@ -27,6 +30,9 @@ __all__ = ["OTHER", "ReplayScorer"]
 ABSENT = "not in the replay file"
 RECORDED = "recorded as unscored: "
 OTHER = "recorded for another answer"
+_BESIDE = "judge.json"
+_LONGEST = 500
+_HASH, _FAMILY = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z0-9/-]{1,40}")
 
 
 class ReplayScorer:
@@ -44,8 +50,10 @@ class ReplayScorer:
         self._outcomes = _read(path, self.rubric)
         self._digest = file_digest(path)
         self._texts = _texts(path)
-        is_llm = made.get("is_llm")
-        self.is_llm: bool | None = is_llm if isinstance(is_llm, bool) else None
+        self.is_llm: bool | None = made.get("is_llm")
+        self._recorded = _recorded(made)
+        self.families = _families(made)
+        """Of the judge that was recorded; empty where nobody can tell."""
 
     def identity(self) -> dict[str, Any]:
         texts = {} if self._texts is None else {"texts": digest(self._texts)}
@@ -73,6 +81,7 @@ class ReplayScorer:
         return {
             "snapshot": f"sha256:{self._digest}",
             "replayed_from": self._path.name,
+            **self._recorded,
             **rubric_facts(self.rubric),
         }
 
@@ -81,11 +90,78 @@ class ReplayScorer:
 
 
 def _origin(path: Path) -> dict[str, Any]:
-    """judge.json beside the file, of the judge that was recorded; empty where there is none."""
-    beside = path.parent / "judge.json"
+    """What judge.json beside the file tells of the judge that was recorded; empty where there is none.
+
+    The file may be anybody's, so JudgeError names every value that is not what ours are.
+    """
+    beside = path.parent / _BESIDE
     if path.name != "judgements.jsonl" or not beside.is_file():
         return {}
-    return read_saved(beside)
+    found = read_saved(beside)
+    made = {key: found[key] for key in _TOLD if found.get(key) is not None}
+    faults = [key for key, value in made.items() if not _TOLD[key](value)]
+    if faults:
+        raise JudgeError(
+            f"the file that tells who judged is damaged: {', '.join(faults)}",
+            where=str(beside),
+            expected="judge.json as it was written beside the judgements",
+            remedy="restore it, or replay a copy of judgements.jsonl from a folder without it: who judged is "
+            "then unknown",
+        )
+    return made
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_families(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(name, str) and _FAMILY.fullmatch(name) for name in cast(list[Any], value)
+    )
+
+
+_TOLD: dict[str, Callable[[Any], bool]] = {
+    "is_llm": lambda value: isinstance(value, bool),
+    "families": _are_families,
+    "rubric_hash": _is_hash,
+    "prompt_hash": _is_hash,
+    "schema_hash": _is_hash,
+    **dict.fromkeys(
+        ("name", "snapshot", "rubric", "prompt", "recorded_judge", "recorded_snapshot"), _is_text
+    ),
+}
+"""What is taken from judge.json beside the file, and what each has to be."""
+
+
+def _recorded(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Who judged and by which prompt, null where that is not known; through replays of replays."""
+    if "recorded_judge" in made:
+        judge, snapshot = made["recorded_judge"], made.get("recorded_snapshot")
+    else:
+        judge, snapshot = made.get("name"), made.get("snapshot")
+    return {
+        "recorded_judge": _shown(judge),
+        "recorded_snapshot": _shown(snapshot),
+        "prompt": _shown(made.get("prompt")),
+        "prompt_hash": made.get("prompt_hash"),
+        "schema_hash": made.get("schema_hash"),
+    }
+
+
+def _shown(text: str | None) -> str | None:
+    """Such as can be written to a file, and no longer than a report can show."""
+    return None if text is None else text[:_LONGEST].encode("utf-8", "replace").decode()
+
+
+def _families(made: Mapping[str, Any]) -> list[str]:
+    if "families" in made or not made.get("is_llm"):
+        return made.get("families", [])
+    return sorted(families_of(made.get("name", "")))  # of a version that did not save them
 
 
 def _texts(path: Path) -> dict[str, str] | None:
@@ -97,7 +173,7 @@ def _texts(path: Path) -> dict[str, str] | None:
     return cast(dict[str, str], texts) if isinstance(texts, dict) else None
 
 
-def _refuse_other_rubric(path: Path, made: dict[str, Any], rubric: Rubric) -> None:
+def _refuse_other_rubric(path: Path, made: Mapping[str, Any], rubric: Rubric) -> None:
     """Scores by one rubric are none by another, even where the dimensions have the same names."""
     recorded = made.get("rubric_hash")
     if recorded is None or recorded == rubric.hash:

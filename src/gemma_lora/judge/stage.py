@@ -313,7 +313,10 @@ def _scorer(
 
 
 def _families(target: Target, scorer: Scorer) -> list[str]:
-    """Of the model's name (of a folder the last part, since a path may name anything) and architecture."""
+    """Of the model's name (of a folder the last part, since a path may name anything) and architecture; of what is
+    replayed those of the judge that was recorded."""
+    if isinstance(scorer, ReplayScorer):
+        return scorer.families
     if not target.is_llm:
         return []
     name = Path(target.model).name if Path(target.model).is_dir() else target.model

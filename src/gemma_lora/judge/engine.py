@@ -40,14 +40,19 @@ _STOPPED = "judging was interrupted"
 
 
 class Progress:
-    """The live line: done of all, unscored, from the cache, tokens, cost so far, time left."""
+    """The live line: done of all, unscored, from the cache, tokens, cost so far, time left.
 
-    def __init__(self, console: Console, total: int, done: int, prices: Prices) -> None:
+    `spent`: what earlier calls took, which tokens and cost are with, as `--max-cost` counts them.
+    """
+
+    def __init__(
+        self, console: Console, total: int, done: int, prices: Prices, spent: Usage
+    ) -> None:
         self.console = console
         self._total, self._before, self._done = total, done, done
         self._prices = prices
         self._unscored = self._cached = 0
-        self._usage = Usage()
+        self._spent, self._usage = spent, Usage()
         self._start = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
@@ -65,15 +70,16 @@ class Progress:
         parts = [f"judged {self._done:,} of {self._total:,}", f"{self._unscored:,} unscored"]
         if self._cached:
             parts.append(f"{self._cached:,} from the cache")
-        if self._usage.input or self._usage.output:
-            parts.append(f"{self._usage.input:,} + {self._usage.output:,} tokens")
+        whole = self._spent + self._usage
+        if whole.input or whole.output:
+            parts.append(f"{whole.input:,} + {whole.output:,} tokens")
         here = self._done - self._before
         left = self._total - self._done
-        dollars = cost(self._usage, self._prices)
-        if dollars is not None:
+        dollars, newly = cost(whole, self._prices), cost(self._usage, self._prices)
+        if dollars is not None and newly is not None:
             parts.append(f"${dollars:,.4f} so far")
             if left and here > self._cached:
-                more = dollars / (here - self._cached) * left
+                more = newly / (here - self._cached) * left
                 parts.append(f"about ${dollars + more:,.2f} in all")
         if here and left:
             seconds = (time.monotonic() - self._start) / here * left

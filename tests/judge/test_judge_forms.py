@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def test_the_probe_goes_down_the_ladder_and_judging_begins_where_it_arrived(
     with make() as server:
         server.plan = heeds(works)
         text = probed(server, configured)
-        assert f"stub-judge-2026" in text and f"; {works}; " in text
+        assert "it calls itself stub-judge-2026" in text
+        assert f"; {works}; " in text
         assert [found["rung"] for found in kept()] == [works]
         assert set(kept()[0]) == {"rung", "limit_name", "temperature", "system"}
         forms, facts, said = judged(server, make_run(5), configured)
@@ -224,10 +226,19 @@ def test_each_server_and_model_has_its_own(
 def test_answers_that_were_asked_about_in_a_form_that_was_then_left_are_asked_again(
     server: JudgeServer, make_run, configured
 ) -> None:
-    """Several are under way when the third unusable reply comes; each gets its turn in the next form."""
-    plan = heeds("tool")
-    server.plan = lambda seen: plan(seen) and Act(content="8 of 10", delay=0.2)
-    config = configured(server.name, judge_concurrency=8)
+    """Two are asked about a second time when the third unusable reply comes; each gets its turn in the next form."""
+
+    def plan(seen: Seen) -> Act | None:
+        if rung(seen) == "tool":
+            return None
+        until = time.monotonic() + 20
+        while len(server.chats) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        # two come back and are asked again; meanwhile the third is one too many
+        return Act(content="8 of 10", delay={0: 0.0, 1: 0.0, 2: 0.5}.get(seen.number, 1.5))
+
+    server.plan = plan
+    config = configured(server.name, judge_concurrency=3)
     folder = judging.judge(config, make_run(12), Console(quiet=True), backoff=0.01)
     rows = read_jsonl(folder / "judgements.jsonl", Judgement)
     assert len(rows) == 24

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import signal
 
 import pytest
 from pydantic import ValidationError
@@ -273,6 +275,21 @@ def test_a_probe_before_there_is_a_folder_hands_on_what_it_took(
     with pytest.raises(JudgeError, match=r"--max-cost \$0.5 is reached: \$0.0000 are spent"):
         judging.probe(none, Console(quiet=True), make_run(2, folder="new"))
     assert len(server.chats) == 5
+
+
+def test_an_interrupted_probe_is_in_the_account(server: JudgeServer, make_run, configured) -> None:
+    def plan(seen: Seen) -> Act:
+        os.kill(os.getpid(), signal.SIGINT)
+        return Act(delay=0.3)
+
+    server.plan = plan
+    config = configured(server.name, **PRICES)
+    run, stream = claimed(make_run(2), config), io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        judging.probe(config.judge, Console(stream=stream), run)
+    assert "waiting for the requests under way, which are paid for" in stream.getvalue()
+    assert spent(run, server) == pytest.approx(EACH)
+    assert judging.spent(config.judge, run) == pytest.approx(EACH)
 
 
 def test_a_probe_whose_reply_was_lost_counts_at_its_most(

@@ -29,7 +29,7 @@ from gemma_lora.judge.items import Item, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Entry
 from gemma_lora.records import Judgement
 
-__all__ = ["Progress", "ask_all", "closing", "run_async", "score_all"]
+__all__ = ["Progress", "ask_all", "ask_alone", "closing", "run_async", "score_all"]
 
 T = TypeVar("T")
 _BATCH = 256
@@ -105,6 +105,18 @@ async def score_all(scorer: Scorer, answers: Mixture, keys: list[Key], progress:
     progress.show(final=True)
 
 
+async def ask_alone(
+    scorer: LlmScorer, item: Item, console: Console, paid: Callable[[Usage], None]
+) -> Outcome:
+    """The outcome of one item. `paid` is told what it took, also where a signal then ends it as in `ask_all`."""
+    with _signals(_stopping(scorer, console)) as signals:
+        outcome = await scorer.score(item)
+        paid(outcome.usage)
+    if signals:
+        raise _ending(signals[0])
+    return outcome
+
+
 async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress: Progress) -> None:
     """Put `keys` to a model in this order and record each outcome; raises the first JudgeError.
 
@@ -131,16 +143,7 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
             if ended:
                 return
 
-    def stop(number: signal.Signals) -> None:
-        progress.console.note(
-            "stopping: waiting for the requests under way, which are paid for"
-            + (" (Ctrl-C again drops them)" if number == signal.SIGINT else "")
-        )
-        error = JudgeError(_STOPPED)
-        ended.append(error)
-        scorer.stop(error)
-
-    with _signals(stop) as signals:
+    with _signals(_stopping(scorer, progress.console, ended)) as signals:
         async with asyncio.TaskGroup() as group:
             writing = [group.create_task(part()) for part in (writer.run, writer.release)]
             async with asyncio.TaskGroup() as workers:
@@ -153,6 +156,24 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
         raise _ending(signals[0])
     if ended:
         raise ended[0]
+
+
+def _stopping(
+    scorer: LlmScorer, console: Console, ended: list[JudgeError] | None = None
+) -> Callable[[signal.Signals], None]:
+    """What a first signal does: nothing else is begun, and `ended` says so."""
+
+    def stop(number: signal.Signals) -> None:
+        console.note(
+            "stopping: waiting for the requests under way, which are paid for"
+            + (" (Ctrl-C again drops them)" if number == signal.SIGINT else "")
+        )
+        error = JudgeError(_STOPPED)
+        if ended is not None:
+            ended.append(error)
+        scorer.stop(error)
+
+    return stop
 
 
 def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:

@@ -22,7 +22,7 @@ from gemma_lora.judge.asked import CHANGED, Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.canaries import FOLDER, PLANTED, Canaries, Mixture, measured, not_measured
-from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
+from gemma_lora.judge.engine import Progress, ask_all, ask_alone, closing, run_async, score_all
 from gemma_lora.judge.items import (
     NO_REPLY,
     Item,
@@ -45,7 +45,7 @@ from gemma_lora.records import AGAIN, ARMS, Judgement, Message
 from gemma_lora.rubric import Rubric, load_rubric
 from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json, write_text
 
-__all__ = ["arms_of", "charge_probe", "fingerprint", "judge", "probe"]
+__all__ = ["arms_of", "charge_probe", "fingerprint", "judge", "probe", "spent"]
 
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
@@ -156,21 +156,20 @@ def probe(
         check(target.model, console)
         return Usage()
     patience = config.model_copy(update={"judge_retries": min(config.judge_retries, 2)})
-    folder = None if run is None else run.judgements(slug(config.judge, config.rubric))
-    before = used(folder) + used(folder / FOLDER) if folder else Usage()
-    scorer = _scorer(
-        target, patience, console, backoff, probing=True, budget=_budget(config, before)
-    )
+    before = _used(config, run) if run else Usage()
+    rubric, budget = _rubric(target, config), _budget(config, before)
+    scorer = _llm_scorer(target, patience, console, backoff, rubric, probing=True, budget=budget)
+    here = run is not None and run.config.is_file()
+
+    def paid(usage: Usage) -> None:
+        if run is not None and here:
+            charge_probe(config, run, usage)
 
     async def work() -> Outcome:
         async with closing(scorer):
-            return await scorer.score(_PROBE)
+            return await ask_alone(scorer, _PROBE, console, paid)
 
     outcome = run_async(work)
-    left = outcome.usage
-    if run is not None and run.config.is_file():
-        charge_probe(config, run, left)
-        left = Usage()
     if outcome.ended:
         raise outcome.ended
     if outcome.unscored_reason is not None:
@@ -179,7 +178,7 @@ def probe(
         f"judge: {target.name} answers (it calls itself {outcome.model or 'nothing'}; "
         f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
     )
-    return left
+    return Usage() if here else outcome.usage
 
 
 def charge_probe(config: JudgeConfig, run: RunDir, usage: Usage) -> None:
@@ -187,6 +186,17 @@ def charge_probe(config: JudgeConfig, run: RunDir, usage: Usage) -> None:
     if usage != Usage():
         folder = run.judgements(slug(config.judge, config.rubric))
         charge(folder, _PROBE, _identity(resolve(config.judge), config), usage)
+
+
+def spent(config: JudgeConfig, run: RunDir) -> float:
+    """US dollars that this judge took in `run` over all calls, at most; 0 where a price is unknown."""
+    prices = (config.price_input, config.price_output)
+    return cost(_used(config, run).at_most, prices) or 0.0
+
+
+def _used(config: JudgeConfig, run: RunDir) -> Usage:
+    folder = run.judgements(slug(config.judge, config.rubric))
+    return used(folder) + used(folder / FOLDER)
 
 
 def _unfit(target: Target, reason: str) -> JudgeError:
@@ -318,7 +328,6 @@ def _scorer(
     console: Console,
     backoff: float,
     *,
-    probing: bool = False,
     budget: Budget | None = None,
 ) -> Scorer:
     rubric = _rubric(target, config)
@@ -326,6 +335,19 @@ def _scorer(
         return LexicalScorer()
     if target.backend == "replay":
         return ReplayScorer(Path(target.model), rubric)
+    return _llm_scorer(target, config, console, backoff, rubric, budget=budget)
+
+
+def _llm_scorer(
+    target: Target,
+    config: JudgeConfig,
+    console: Console,
+    backoff: float,
+    rubric: Rubric,
+    *,
+    probing: bool = False,
+    budget: Budget | None = None,
+) -> LlmScorer:
     asker: Asker
     kept = ReplyCache(cache_folder(), console)
     architecture = ""

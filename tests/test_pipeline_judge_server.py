@@ -177,6 +177,34 @@ def test_a_judge_that_fails_the_probe_stops_before_training(
     assert not (place / "unprobed").exists()
 
 
+def test_a_server_that_pays_no_heed_to_the_schema_judges_a_whole_run(
+    place: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    """It takes `response_format`, replies in prose, and obeys a forced tool; every request is in the account."""
+    env = {"GEMMA_LORA_CACHE": str(tmp_path)}
+    prices = ("--price-input", "100", "--price-output", "1000", "--max-cost", "40")
+    with JudgeServer() as server:
+        server.plan = lambda seen: None if "tools" in seen.body else Act(content="8 of 10")
+        argv = command("heedless", "--judge", server.name, "--canaries", "2", *prices, "--json")
+        done = cli.run(argv, cwd=place, env=env)
+        assert done.code == 0, done.err
+        probes = [seen for seen in server.chats if seen.field("QUESTION") == "What is 2 + 2?"]
+        folder = place / "heedless" / "judgements" / slug(server.name)
+        facts = read(folder / "judge.json")
+        assert facts["requests"] == len(server.chats)
+        assert len(probes) == 4, "three without a usable reply, then the tool"
+        assert facts["cost"] == pytest.approx(len(server.chats) * 0.03)
+        assert list(facts["rungs"]) == ["tool"], "nothing but the probe was asked for anything else"
+        assert facts["unscored_reasons"] == {}
+        asked = len(server.chats)
+        more = ["judge", "heedless", "--repeats", "2", "--json"]
+        again = cli.run(more, cwd=place, env=env)
+        assert again.code == 0, again.err
+        assert read(folder / "judge.json")["requests"] == len(server.chats) > asked
+        probes = [seen for seen in server.chats if seen.field("QUESTION") == "What is 2 + 2?"]
+        assert len(probes) == 8
+
+
 def test_nobody_listens(place: Path, cli: CliServer) -> None:
     argv = command("nobody", "--judge", "http://127.0.0.1:9/v1#m", "--judge-retries", "0")
     done = cli.run(argv, cwd=place)

@@ -173,7 +173,11 @@ def test_max_cost_is_for_all_runs_together(copy: Path, cli: CliServer, tmp_path:
         spent = 0.12 * len(server.chats)
     assert done.code == 4, done.err
     assert "--max-cost" in done.err
-    assert spent <= 2.5 + 3 * 0.12  # probes are not counted
+    assert spent <= 2.5, "the probes are among them"
+    files = (copy / "seeds").glob(f"*/judgements/{slug(server.name)}/**/usage.jsonl")
+    account = [row for file in files for row in lines(file)]
+    assert sum(row["requests"] for row in account) == len(server.chats)
+    assert any(row["id"] == "probe" for row in account)
 
 
 def test_more_seeds_may_be_added_and_none_left_out(copy: Path, cli: CliServer) -> None:

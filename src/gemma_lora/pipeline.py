@@ -78,10 +78,13 @@ def run(
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        base = _preflight(config, run_dir, console, probe=probe)
+        base = _preflight(config, run_dir, console)
+        probed = _probe(config, run_dir, console) if probe else None
         if before_claim is not None:
             before_claim()
         claim(config, run_dir)
+        if probed:
+            judging.charge_probe(config.judge, run_dir, probed)
         _data_stage(config, run_dir, console, base)
         _need_fitting_prompts(config, run_dir)
         _train_stage(config, run_dir, console, base)
@@ -99,7 +102,7 @@ def train(config: Config, console: Console, *, out: Path | None = None) -> dict[
         console.note(f"run folder: {folder}")
         for line in config.advice():
             console.warn(line)
-        base = _preflight(config, run_dir, console, judged=False, probe=False)
+        base = _preflight(config, run_dir, console, judged=False)
         claim(config, run_dir)
         _data_stage(config, run_dir, console, base)
         _train_stage(config, run_dir, console, base)
@@ -167,7 +170,7 @@ def judge(
             need_whole("forgetting", run_dir, _run_again(config, run_dir), made_from=read)
         _tell_where_data_goes(config, console)
         if not (answered and is_judged(config, run_dir)):
-            judging.probe(config.judge, console)
+            judging.probe(config.judge, console, run_dir)
         if not answered:
             _baseline_stage(config, run_dir, console)
         known = read_json(run_dir.provenance) if run_dir.provenance.exists() else {}
@@ -259,7 +262,7 @@ def _need_data(config: Config) -> str:
 
 
 def _preflight(
-    config: Config, run_dir: RunDir, console: Console, *, judged: bool = True, probe: bool = True
+    config: Config, run_dir: RunDir, console: Console, *, judged: bool = True
 ) -> dict[str, Any]:
     """Try what later stages need, before hours are spent and before the folder is claimed."""
     console.stage("check", "what this run will need")
@@ -276,10 +279,15 @@ def _preflight(
             need_room_to_answer(config)
     if judged:
         _need_baselines(config)
-    if probe and not (_baselines_fit(config, run_dir) and is_judged(config, run_dir)):
-        _tell_where_data_goes(config, console)
-        judging.probe(config.judge, console)
     return base
+
+
+def _probe(config: Config, run_dir: RunDir, console: Console) -> judging.Usage | None:
+    """Try the judge, unless there is nothing left for it; what that took, where the folder is not ours yet."""
+    if _baselines_fit(config, run_dir) and is_judged(config, run_dir):
+        return None
+    _tell_where_data_goes(config, console)
+    return judging.probe(config.judge, console, run_dir)
 
 
 def _need_baselines(config: Config) -> None:

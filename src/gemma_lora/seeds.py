@@ -92,10 +92,7 @@ def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
         return config.judge
     spent = 0.0
     for other in set(config.training_seeds) - {seed}:
-        slug = judging.slug(config.judge.judge, config.judge.rubric)
-        file = parent.child(other).judgements(slug) / "judge.json"
-        known = read_saved(file) if file.exists() else {}
-        spent += float(known.get("cost_at_most") or known.get("cost") or 0.0)
+        spent += judging.spent(config.judge, parent.child(other))  # also where judging was stopped
     if spent >= limit:
         raise JudgeError(
             f"judging the other runs took ${spent:.4f}, so nothing of --max-cost ${limit:g} is left "

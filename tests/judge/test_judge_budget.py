@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import signal
 
 import pytest
 from pydantic import ValidationError
@@ -16,8 +19,9 @@ from gemma_lora.errors import JudgeError
 from gemma_lora.judge.budget import Budget, most_tokens
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.ledger import UsageLine
+from gemma_lora.loading import dump
 from gemma_lora.records import Judgement
-from gemma_lora.rundir import RunDir, read_json, read_jsonl
+from gemma_lora.rundir import RunDir, read_json, read_jsonl, write_text
 
 PRICES = {"price_input": 100.0, "price_output": 1000.0}
 EACH = (100 * 100 + 20 * 1000) / 1e6
@@ -182,7 +186,123 @@ def test_the_estimate_learns_from_what_was_judged(
     stream = io.StringIO()
     judging.judge(config, run, Console(stream=stream, interval=0.0))
     assert "to ask: 30 requests, about 3,000 + 600 tokens, about $0.90 " in stream.getvalue()
-    assert re.search(r"\$0\.\d+ so far · about \$0\.\d+ in all", stream.getvalue())
+    assert re.search(r"\$0\.\d+ so far · about \$1\.20 in all", stream.getvalue())
+
+
+def test_the_live_line_goes_on_from_what_earlier_calls_took(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """Half was judged for $0.60: the line speaks of $1.20 in all, as judge.json and --max-cost do."""
+    run = make_run(20)
+    server.plan = lambda seen: Act(status=402) if seen.number >= 20 else None
+    config = configured(server.name, judge_concurrency=1, **PRICES)
+    with pytest.raises(JudgeError):
+        judging.judge(config, run, Console(quiet=True))
+    server.plan = lambda seen: None
+    stream = io.StringIO()
+    folder = judging.judge(config, run, Console(stream=stream, interval=0.0))
+    lines = [line for line in re.split(r"[\r\n]+", stream.getvalue()) if "so far" in line]
+    first = next(line for line in lines if "judged 21 of 40" in line)
+    assert "2,100 + 420 tokens · $0.6300 so far · about $1.20 in all" in first
+    assert "4,000 + 800 tokens · $1.2000 so far" in lines[-1]
+    assert read_json(folder / "judge.json")["cost"] == pytest.approx(1.2)
+    assert set(re.findall(r"about \$([\d.]+) in all", stream.getvalue())) == {"1.20"}
+
+
+def claimed(run: RunDir, config) -> RunDir:
+    """The run with its config.yaml, as a command leaves it before judging."""
+    write_text(run.config, dump(config))
+    return run
+
+
+def test_the_probe_is_in_the_account_and_under_the_limit(
+    server: JudgeServer, make_run, configured
+) -> None:
+    config = configured(server.name, max_cost=6.0, judge_concurrency=4, **PRICES)
+    run = claimed(make_run(200), config)
+    for number in range(1, 6):
+        assert judging.probe(config.judge, Console(quiet=True), run) == Usage(), "it is written"
+        assert spent(run, server) == pytest.approx(number * EACH)
+    with pytest.raises(JudgeError, match="is reached"):
+        judging.judge(config, run, Console(quiet=True))
+    total = spent(run, server)
+    assert total == pytest.approx(len(server.chats) * EACH)
+    assert 4.0 < total <= 6.0
+    with contextlib.suppress(JudgeError):
+        for _ in range(100):  # its prompt is shorter, so that a few still fit
+            judging.probe(config.judge, Console(quiet=True), run)
+    assert spent(run, server) == pytest.approx(len(server.chats) * EACH)
+    assert spent(run, server) <= 6.0
+    asked = len(server.chats)
+    with pytest.raises(JudgeError, match=r"--max-cost \$6 is reached: "):
+        judging.probe(config.judge, Console(quiet=True), run)
+    assert len(server.chats) == asked, "not even a probe is sent"
+    probes = sum(seen.field("QUESTION") == "What is 2 + 2?" for seen in server.chats)
+    judging.judge(configured(server.name, **PRICES), run, Console(quiet=True))
+    facts = read_json(folder_of(run, server) / "judge.json")
+    assert facts["requests"] == len(server.chats) == 400 + probes
+    assert facts["cost"] == pytest.approx((400 + probes) * EACH)
+    assert facts["rungs"] == {"json_schema": 400}, "of the judgements alone"
+
+
+def test_a_probe_that_fails_is_paid_all_the_same(server: JudgeServer, make_run, configured) -> None:
+    server.plan = lambda seen: Act(content="8 of 10")
+    config = configured(server.name, **PRICES)
+    run = claimed(make_run(3), config)
+    with pytest.raises(JudgeError, match="asked 12 times"):
+        judging.probe(config.judge, Console(quiet=True), run)
+    assert spent(run, server) == pytest.approx(12 * EACH)
+    limited = configured(server.name, max_cost=12 * EACH + 1.75, **PRICES)
+    with pytest.raises(JudgeError, match="--max-cost"):
+        judging.probe(limited.judge, Console(quiet=True), run)
+    assert 12 * EACH < spent(run, server) <= 12 * EACH + 1.75
+    assert spent(run, server) == pytest.approx(len(server.chats) * EACH)
+
+
+def test_a_probe_before_there_is_a_folder_hands_on_what_it_took(
+    server: JudgeServer, make_run, configured
+) -> None:
+    config = configured(server.name, **PRICES)
+    run = make_run(2)
+    took = judging.probe(config.judge, Console(quiet=True), run)
+    assert took == Usage(1, 100, 20)
+    assert not folder_of(run, server).exists()
+    judging.charge_probe(config.judge, run, took)
+    judging.judge(config, run, Console(quiet=True))
+    facts = read_json(folder_of(run, server) / "judge.json")
+    assert (facts["requests"], facts["cost"]) == (5, pytest.approx(5 * EACH))
+    none = configured(server.name, max_cost=0.5, **PRICES).judge
+    with pytest.raises(JudgeError, match=r"--max-cost \$0.5 is reached: \$0.0000 are spent"):
+        judging.probe(none, Console(quiet=True), make_run(2, folder="new"))
+    assert len(server.chats) == 5
+
+
+def test_an_interrupted_probe_is_in_the_account(server: JudgeServer, make_run, configured) -> None:
+    def plan(seen: Seen) -> Act:
+        os.kill(os.getpid(), signal.SIGINT)
+        return Act(delay=0.3)
+
+    server.plan = plan
+    config = configured(server.name, **PRICES)
+    run, stream = claimed(make_run(2), config), io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        judging.probe(config.judge, Console(stream=stream), run)
+    assert "waiting for the requests under way, which are paid for" in stream.getvalue()
+    assert spent(run, server) == pytest.approx(EACH)
+    assert judging.spent(config.judge, run) == pytest.approx(EACH)
+
+
+def test_a_probe_whose_reply_was_lost_counts_at_its_most(
+    server: JudgeServer, make_run, configured
+) -> None:
+    server.plan = lambda seen: Act(cut=30) if seen.number == 0 else None
+    config = configured(server.name, **PRICES)
+    run = claimed(make_run(2), config)
+    judging.probe(config.judge, Console(quiet=True), run, backoff=0.01)
+    judging.judge(config, run, Console(quiet=True))
+    facts = read_json(folder_of(run, server) / "judge.json")
+    assert (facts["requests"], facts["requests_lost"]) == (5, 1)
+    assert facts["cost_at_most"] > facts["cost"] + 1.0
 
 
 def test_the_bound_is_above_what_any_tokenizer_makes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import logging
 import re
 import time
@@ -11,7 +12,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support.judge_server import Act, JudgeServer, completion, right_scores, verdict_text
+from support.judge_server import Act, JudgeServer, Seen, completion, right_scores, verdict_text
 
 from gemma_lora import judge as judging
 from gemma_lora.cli import main
@@ -19,6 +20,8 @@ from gemma_lora.config import Config, JudgeConfig
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, EnvironmentFault, JudgeError
 from gemma_lora.loading import dump
+from gemma_lora.records import Judgement
+from gemma_lora.rundir import read_json, read_jsonl
 
 KEY = "own-key-4711-abcdef"
 OPENAI = "sk-openai-0815-abcdef"
@@ -134,6 +137,71 @@ def test_a_server_that_echoes_the_key_does_not_get_it_shown(
     for text in (shown, stream.getvalue(), everything(tmp_path)):
         for secret in (KEY, "sk-ab", "\x1b"):
             assert secret not in text
+
+
+ECHOES = [KEY, "sk-gateway-4711-abcdef", "local", "accurate", 'odd"key\\4711']
+"""Keys: plain, like OpenAI's, short, a word of the reasoning, and one that JSON must escape."""
+
+
+@pytest.mark.parametrize("key", ECHOES)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_gateway_that_repeats_the_key_in_valid_replies_gets_it_into_no_file(
+    key: str, escaped: bool, make_run, configured, tmp_path, monkeypatch
+) -> None:
+    """In the reasoning, the model's name and the fingerprint; nothing else of them changes, and no score."""
+    monkeypatch.setenv("GEMMA_LORA_JUDGE_KEY", key)
+    reasoning = f"Bearer {key} asks; localized, it is {key}, so fine\n\ttold 'by {key}'."
+
+    def plan(seen: Seen) -> Act:
+        text = verdict_text(right_scores(seen.answer), reasoning)
+        if escaped:  # as JSON may write any character
+            spelled = "".join(f"\\u{ord(char):04x}" for char in key)
+            text = text.replace(json.dumps(key)[1:-1], spelled)
+        body = completion(f"judge-{key}", text)
+        body["model"] = f"judge {key} " + "x" * 180 + key
+        body["system_fingerprint"] = f"fp {key}"
+        return Act(body=body)
+
+    stream = io.StringIO()
+    with JudgeServer() as server:
+        server.plan = plan
+        config = configured(server.name)
+        judging.probe(config.judge, Console(stream=stream))
+        folder = judging.judge(config, make_run(3), Console(stream=stream), backoff=0.01)
+        asked = len(server.chats)
+        again = judging.judge(config, make_run(3, folder="again"), Console(stream=stream))
+        assert len(server.chats) == asked, "the cache knows the judge by the name without the key"
+    if key in ECHOES[:2]:  # the others are words of the rubric, or of paths
+        assert key not in stream.getvalue() + everything(tmp_path)
+    for place in (folder, again):
+        rows = read_jsonl(place / "judgements.jsonl", Judgement)
+        assert {row.reasoning for row in rows} == {
+            "Bearer [key] asks; localized, it is [key], so fine\n\ttold 'by [key]'."
+        }
+        assert_right_scores(rows)
+        assert read_json(place / "judge.json")["system_fingerprints"] == ["fp [key]"]
+        assert read_json(place / "judge.json")["snapshot"].startswith("judge [key] xxx")
+
+
+def assert_right_scores(rows: list[Judgement]) -> None:
+    for row in rows:
+        right = right_scores(f"{row.arm[0]} answer {int(row.id[1:])}")
+        assert {**row.scores, "overall": row.overall} == right
+
+
+def test_what_a_server_lists_or_breaks_off_with_shows_no_key(
+    server: JudgeServer, configured
+) -> None:
+    server.plan = lambda seen: Act(status=404)
+    server.models = [f"m-{KEY}", f"n-{'x' * 290}{KEY}"]
+    with pytest.raises(JudgeError, match="does not know the model") as caught:
+        judging.probe(configured(server.name).judge, Console(quiet=True))
+    assert KEY[:8] not in f"{caught.value} {caught.value.as_json()}"
+    assert "m-[key]" in (caught.value.expected or "")
+    server.plan = lambda seen: Act(headers={f"bad header {KEY}": "1"})
+    with pytest.raises(JudgeError, match="connection failed") as caught:
+        judging.probe(configured(server.name, judge_retries=0).judge, Console(quiet=True))
+    assert KEY[:8] not in f"{caught.value} {caught.value.as_json()}"
 
 
 def test_a_refused_key_is_named_by_its_variable(server: JudgeServer, configured) -> None:

@@ -1,7 +1,9 @@
 """A judge that is a language model: cache, request, strict reading, one re-ask, or the reason.
 
 Works with any `Asker` (a server, an in-process model). A reply that cannot be used is asked for once
-more, with the fault named; after that the answer is unscored. Two answers with the same text are
+more, with the fault named; after that the answer is unscored, unless the form it was asked for in has been
+given up since (`probing`: until a form works, or the last has failed). Our key is taken out of a reply that
+repeats it. Two answers with the same text are
 asked about once. Nothing here turns a fault into a number.
 """
 
@@ -18,7 +20,7 @@ from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import PROMPT_NAME, Prompt, prompt_hash, render, schema_hash
 from gemma_lora.judge.cache import Cached, ReplyCache
 from gemma_lora.judge.items import NO_REPLY, Item, Outcome, Usage
-from gemma_lora.judge.names import Target
+from gemma_lora.judge.names import Target, key_for, without_key
 from gemma_lora.judge.plugins import facts_of
 from gemma_lora.judge.reading import Unusable, Verdict, read_verdict, verdicts_in
 from gemma_lora.judge.replies import (
@@ -70,8 +72,13 @@ class Asker(Protocol):
 
     async def ask(self, prompt: Prompt, *, lower: bool = False, longer: bool = False) -> Reply: ...
 
-    def judged(self, reply: Reply, usable: bool) -> None:
-        """Told of each reply whether it could be used."""
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be found out about the form of asking."""
+        ...
+
+    def judged(self, reply: Reply, usable: bool) -> bool:
+        """Told of each reply whether it could be used; returns whether its form has been given up since."""
         ...
 
     def end(self, error: JudgeError) -> None:
@@ -95,6 +102,8 @@ class LlmScorer:
         console: Console,
         rubric: Rubric,
         architecture: str = "",
+        *,
+        probing: bool = False,
     ) -> None:
         self.kind = target.backend
         self.rubric = rubric
@@ -102,6 +111,8 @@ class LlmScorer:
         self.weights: Mapping[str, float] = rubric.weights
         self.parallel = asker.concurrency
         self._target = target
+        self._key = key_for(target)
+        self._probing = probing
         self._asker = asker
         self._cache = cache
         self._console = console
@@ -140,7 +151,7 @@ class LlmScorer:
 
     def is_cached(self, fields: str) -> bool:
         """Whether a reply to these fields is kept, of the snapshot that the judge last said it was."""
-        return self._cache is not None and self._cache.has(self._key(fields, self._snapshot))
+        return self._cache is not None and self._cache.has(self._entry(fields, self._snapshot))
 
     async def score(self, item: Item) -> Outcome:
         fields = item.fields()
@@ -151,7 +162,7 @@ class LlmScorer:
             return dataclasses.replace(twin, usage=Usage(), cached=free)
         found = None
         if self._cache:
-            found = self._cache.get(self._key(fields, self._snapshot), self.rubric.scores)
+            found = self._cache.get(self._entry(fields, self._snapshot), self.rubric.scores)
         if found is not None:
             self._saw(found.model)
             outcome = _outcome(found.verdict, Usage(), found.distributions)
@@ -193,8 +204,9 @@ class LlmScorer:
 
     async def _ask(self, item: Item, fields: str) -> Outcome:
         spent = Usage()
-        complaint, lower, longer, damaged = "", False, False, False
-        for _ in range(2):
+        complaint, lower, longer = "", False, False
+        rungs: list[str | None] = []
+        while True:
             prompt = self.render(item, complaint)
             try:
                 reply = await self._asker.ask(prompt, lower=lower, longer=longer)
@@ -215,27 +227,35 @@ class LlmScorer:
             try:
                 verdict = _read(reply, item, self.rubric)
             except Unusable as fault:
-                self._asker.judged(reply, False)
-                complaint, damaged = str(fault), reply.damaged
-                lower, longer = not reply.text.strip() and not reply.cut, reply.cut
-                continue
+                left = self._asker.judged(reply, False)
+                complaint = str(fault)
+                rungs.append(reply.rung)
+                lower = not lower and not reply.text.strip() and not reply.cut
+                longer = reply.cut
+                seeking = self._probing and not reply.damaged and not self._asker.settled
+                if len(rungs) < 2 or left or seeking:
+                    continue
+                return Outcome.unscored(_given_up(reply, complaint, rungs), spent)
+            said = without_key(verdict.reasoning, self._key)
+            verdict = dataclasses.replace(verdict, reasoning=said)
             self._asker.judged(reply, True)
             self._saw(reply.model)
-            if self._cache:
-                key = self._key(fields, reply.model)
-                kept = Cached(verdict, reply.model, reply.fingerprint, reply.distributions)
-                self._cache.put(key, kept)
-                if reply.model and reply.model != self._snapshot:
-                    self._snapshot = reply.model
-                    self._cache.set_snapshot(self._identity, reply.model)
+            self._keep(fields, reply, verdict)
             return dataclasses.replace(
                 _outcome(verdict, spent, reply.distributions),
                 model=reply.model,
                 fingerprint=reply.fingerprint,
                 rung="prose" if reply.ignored else reply.rung,
             )
-        way = NO_REPLY if damaged else "unusable reply: "
-        return Outcome.unscored(f"{way}{complaint} (asked twice)", spent)
+
+    def _keep(self, fields: str, reply: Reply, verdict: Verdict) -> None:
+        if self._cache is None:
+            return
+        kept = Cached(verdict, reply.model, reply.fingerprint, reply.distributions)
+        self._cache.put(self._entry(fields, reply.model), kept)
+        if reply.model and reply.model != self._snapshot:
+            self._snapshot = reply.model
+            self._cache.set_snapshot(self._identity, reply.model)
 
     def render(self, item: Item, complaint: str = "") -> Prompt:
         """The prompt for `item`."""
@@ -243,7 +263,7 @@ class LlmScorer:
             item.messages, item.reference, item.answer, complaint=complaint, rubric=self.rubric
         )
 
-    def _key(self, fields: str, snapshot: str | None) -> str:
+    def _entry(self, fields: str, snapshot: str | None) -> str:
         return digest(self._identity, snapshot, fields)
 
     def _saw(self, model: str | None) -> None:
@@ -275,6 +295,15 @@ def warning_of_change(models: Sequence[str]) -> str:
         f"{CHANGED}: it called itself {' and then '.join(models)}; "
         "scores of both are in this verdict"
     )
+
+
+def _given_up(reply: Reply, complaint: str, rungs: Sequence[str | None]) -> str:
+    """Why an answer stays unscored; `rungs`: of each unusable reply, the last of which is `reply`."""
+    asked = "asked twice"
+    if len(rungs) > 2:
+        names = ", ".join(dict.fromkeys(rung or "the only way" for rung in rungs))
+        asked = f"asked {len(rungs)} times, by {names}"
+    return f"{NO_REPLY if reply.damaged else 'unusable reply: '}{complaint} ({asked})"
 
 
 def rubric_facts(rubric: Rubric) -> dict[str, Any]:

@@ -5,7 +5,8 @@ judge`, else `~/.cache/gemma-lora/judge`), written whole or not at all, so two p
 and a kill leaves nothing half-written. The name is a digest of the judge (backend, address, model and
 the snapshot that it said it is), the template, the rubric but for its weights, the schema, the parameters, the repeat and the fields;
 never of the rendered prompt, whose marker code changes with each call. `snapshots/` holds which
-snapshot each judge was when it last replied. An entry is validated again when it is read; a damaged
+snapshot each judge was when it last replied, `forms/` the form in which its server (by address, model and
+protocol) was asked when it last brought a usable reply. An entry is validated again when it is read; a damaged
 one counts as absent. A folder that cannot be written costs a warning, not the run. Holds no key and
 no prompt.
 """
@@ -17,14 +18,17 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from gemma_lora.console import Console
 from gemma_lora.judge.asking import SCORES
+from gemma_lora.judge.names import Target
 from gemma_lora.judge.reading import Unusable, Verdict, validate
 from gemma_lora.judge.replies import Distribution
+from gemma_lora.judge.wires import Dialect, Wire
+from gemma_lora.rundir import digest
 
 __all__ = ["Cached", "ReplyCache", "cache_folder"]
 
@@ -106,6 +110,23 @@ class ReplyCache:
     def set_snapshot(self, judge: str, model: str) -> None:
         self._write(self._folder / "snapshots" / judge, model)
 
+    def form(self, target: Target, wire: Wire) -> Dialect | None:
+        """How this server was asked when that last worked; None where nothing is known, or it is damaged."""
+        try:
+            value: Any = json.loads(self._form_path(target).read_text(encoding="utf-8"))
+            rung, limit_name = wire.rungs.index(value["rung"]), value["limit_name"]
+            temperature, system = value["temperature"], value["system"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        plain = isinstance(temperature, bool) and isinstance(system, bool)
+        if not plain or limit_name not in wire.limit_names:
+            return None
+        return Dialect(rung, limit_name, temperature, system)
+
+    def set_form(self, target: Target, wire: Wire, form: Dialect) -> None:
+        entry = {**asdict(form), "rung": wire.rungs[form.rung]}
+        self._write(self._form_path(target), json.dumps(entry))
+
     def put(self, key: str, cached: Cached) -> None:
         verdict = {"reasoning": cached.verdict.reasoning, **cached.verdict.scores}
         entry: dict[str, Any] = {
@@ -139,6 +160,10 @@ class ReplyCache:
                 f"replies of the judge cannot be cached in {self._folder}: {error.strerror}; "
                 "set GEMMA_LORA_CACHE to a folder that can be written"
             )
+
+    def _form_path(self, target: Target) -> Path:
+        server = digest(target.address, target.model, target.protocol)
+        return self._folder / "forms" / f"{server}.json"
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

@@ -6,7 +6,8 @@ a jittered, doubling pause that honours Retry-After; `Pace` holds back all reque
 never work (401, 403, 404, a redirect, no credit) raises JudgeError. What the server does not take (a
 rung of the schema ladder, a temperature, one of the two names for the token limit, a system message)
 is found out with the first request, which has a head start, and remembered; a rung that the server accepts
-but never fills with a usable reply is left after three of them.
+but never fills with a usable reply is left after three of them. The form that first brings a usable reply is
+kept beside the reply cache, and the next asker begins with it; where it no longer works, from the top again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gemma_lora.console import Console
 from gemma_lora.errors import JudgeError
 from gemma_lora.judge.asking import Prompt
 from gemma_lora.judge.budget import Budget, most_tokens
+from gemma_lora.judge.cache import ReplyCache
 from gemma_lora.judge.connection import MOST_BYTES, PACKED, Connection, Lost, SentTwice
 from gemma_lora.judge.items import Usage
 from gemma_lora.judge.limits import LONGEST_WAIT, Pace, TooLong, retry_after
@@ -59,7 +61,10 @@ class _Passing(Exception):
 
 
 class ServerAsker:
-    """Puts prompts to one server. `backoff`: the first pause in seconds."""
+    """Puts prompts to one server. `backoff`: the first pause in seconds.
+
+    `forms`: where the form that works is kept; `anew`: find it out from the top, whatever is kept.
+    """
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class ServerAsker:
         *,
         backoff: float = 1.0,
         budget: Budget | None = None,
+        forms: ReplyCache | None = None,
+        anew: bool = False,
     ) -> None:
         self.target = target
         self.pace = Pace(config.judge_concurrency)
@@ -80,11 +87,18 @@ class ServerAsker:
         self._wire: Wire = MessagesWire() if target.protocol == "messages" else ChatWire()
         # OpenAI's newer models refuse the old name; most other servers know only that one
         at_openai = target.key_variable == "OPENAI_API_KEY"
-        self._dialect = Dialect(limit_name="max_completion_tokens" if at_openai else "max_tokens")
+        self._top = Dialect(limit_name="max_completion_tokens" if at_openai else "max_tokens")
+        self._forms = forms
+        known = None if anew or forms is None else forms.form(target, self._wire)
+        self._recalled = None if known == self._top else known
+        """The form of an earlier call, where it is another and as long as nothing speaks against it."""
+        self._dialect = self._recalled or self._top
         self._proven = False
         self._first: asyncio.Task[Reply] | None = None
         self._usable = False
         self._unusable = 0
+        self._left: set[str] = set()
+        """Rungs that never brought a usable reply."""
         self._limit = config.judge_max_tokens
         self._random = random.Random()
         self._tokens_a_char, self._output = 0.3, 250.0
@@ -109,26 +123,45 @@ class ServerAsker:
         Raises NoReply, Rejected (this request only), JudgeError or Ended (nothing can work).
         """
         if self._first is None:
+            if self._recalled and self._recalled.rung:
+                self._tell_rung("the judge's server gave usable replies so before")
             self._first = asyncio.create_task(self._negotiate(prompt, lower, longer))
             return await self._first
         if not self._first.done():  # a refusal of the form comes sooner than a judgement
             await asyncio.wait([self._first], timeout=_HEAD_START)
         return await self._negotiate(prompt, lower, longer)
 
-    def judged(self, reply: Reply, usable: bool) -> None:
-        """What became of a reply: a rung that never brings a usable one is left for the next."""
-        if reply.damaged or self._usable or reply.rung != self._rung_name():
-            return
+    @property
+    def settled(self) -> bool:
+        """Whether a form has brought a usable reply, or the last has been tried as often as any."""
+        return self._usable or self._unusable >= _PATIENCE
+
+    def judged(self, reply: Reply, usable: bool) -> bool:
+        """What became of a reply: a rung that never brings a usable one is left for the next.
+
+        Returns whether the reply's own has been left.
+        """
+        if not (reply.damaged or self._usable or reply.rung != self._rung_name()):
+            self._weigh(reply, usable)
+        return reply.rung in self._left and reply.rung != self._rung_name()
+
+    def _weigh(self, reply: Reply, usable: bool) -> None:
         if usable and not reply.ignored:
             self._usable = True
+            if self._forms:
+                self._forms.set_form(self.target, self._wire, self._dialect)
             return
         self._unusable += 1
         if not (usable and reply.ignored) and self._unusable < _PATIENCE:
             return
-        if self._dialect.rung + 1 < len(self._wire.rungs):
+        below = self._dialect.rung + 1
+        if self._recalled and self._dialect.rung:
+            below = 0  # what an earlier call found holds no more: the server may have changed for the better
+        if below < len(self._wire.rungs):
             before = self._rung_name()
-            self._dialect = dataclasses.replace(self._dialect, rung=self._dialect.rung + 1)
-            self._unusable, self._proven = 0, False
+            self._left.add(before)
+            self._dialect = dataclasses.replace(self._dialect, rung=below)
+            self._unusable, self._proven, self._recalled = 0, False, None
             self._tell_rung(
                 f"the judge's server passes over the demand for a {before} reply"
                 if reply.ignored
@@ -153,10 +186,15 @@ class ServerAsker:
         if lower:
             dialect = dataclasses.replace(dialect, rung=min(dialect.rung + 1, last))
         tried, lost = {dialect}, Usage()
+        recalled = self._recalled
         while True:
             try:
                 reply = await self._persist(prompt, dialect, longer)
             except _BadRequest as refusal:
+                if dialect == recalled and not self._proven:
+                    recalled, dialect = None, self._forget()
+                    tried = {dialect}
+                    continue
                 if not lower and self._proven and self._dialect not in tried:
                     following = self._dialect  # another request found it out meanwhile
                 elif self._proven and not (lower and dialect.rung < last):
@@ -213,6 +251,15 @@ class ServerAsker:
             if candidate not in tried:
                 return candidate
         return None
+
+    def _forget(self) -> Dialect:
+        """The server refuses what an earlier call found: all is found out anew, from the top."""
+        if self._recalled:
+            self._console.note(
+                f"the judge's server refuses what it took before ({self._rung_name()}); trying all forms again"
+            )
+            self._recalled, self._dialect = None, self._top
+        return self._dialect
 
     def _lengthen(self) -> None:
         """A reply fitted into four times the limit: allow that from now on, and say so once."""
@@ -363,7 +410,9 @@ class ServerAsker:
         except (ValueError, RecursionError):
             return Reply("", "the body is not JSON or was cut off", damaged=True, rung=rung)
         try:
-            return self._wire.read(value, rung)
+            reply = self._wire.read(value, rung)
+            model, fingerprint = map(self._connection.name, (reply.model, reply.fingerprint))
+            return dataclasses.replace(reply, model=model, fingerprint=fingerprint)
         except (KeyError, IndexError, TypeError, AttributeError):
             return Reply("", "the body holds no message", damaged=True, rung=rung)
 

@@ -31,7 +31,7 @@ import openai
 from gemma_lora.config import JudgeConfig
 from gemma_lora.errors import EnvironmentFault, JudgeError
 from gemma_lora.judge.limits import AUTO_MOST
-from gemma_lora.judge.names import Target, key_for
+from gemma_lora.judge.names import Target, key_for, without_key
 from gemma_lora.judge.replies import CONNECTION, TIME_OUT
 
 __all__ = ["MOST_BYTES", "PACKED", "Connection", "Lost", "SentTwice"]
@@ -51,6 +51,8 @@ MOST_BYTES = 8 << 20
 """What is read of a body, and a part more: a judgement has some kilobytes, and memory is shared by all under way."""
 PACKED = "packed"
 """The extension of a response that names how its body is encoded; None: it is as it should be."""
+_LIKE_A_KEY = re.compile(r"\b(?:sk|Bearer)[-_ ][^\s\"',;]{4,}")
+_LONGEST_NAME = 200
 _SURROUNDINGS = (
     *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -130,7 +132,7 @@ class Connection:
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             inner = _innermost(error)
             refused = isinstance(inner, httpx2.ConnectError | ConnectionRefusedError)
-            raise Lost(f"{CONNECTION}{_words(error)}", sent=not refused) from None
+            raise Lost(f"{CONNECTION}{self.scrub(_words(error))}", sent=not refused) from None
 
     async def models(self) -> list[str]:
         """The model names that the server lists; empty where it lists none, or not in time."""
@@ -138,7 +140,7 @@ class Connection:
             async with asyncio.timeout(self._timeout):
                 response = await self._pools[0].http.get(f"{self._target.address}/models")
             value: Any = json.loads(response.content)
-            return [str(entry["id"]) for entry in value["data"]]
+            return [self.scrub(str(entry["id"])) for entry in value["data"]]
         except (TimeoutError, httpx2.HTTPError, ValueError, KeyError, TypeError, RecursionError):
             return []
 
@@ -150,9 +152,15 @@ class Connection:
         """Server text that may be shown: one line, short, without our key or anything like one."""
         if self.key:
             text = text.replace(self.key, "[key]")
-        text = re.sub(r"\b(?:sk|Bearer)[-_ ][^\s\"',;]{4,}", "[key]", text)
+        text = _LIKE_A_KEY.sub("[key]", text)
         text = "".join(char if char.isprintable() else " " for char in text)
         return " ".join(text.split())[:300]
+
+    def name(self, text: str | None) -> str | None:
+        """What a server calls itself or its state, without our key or anything like one."""
+        if text is None:
+            return None
+        return _LIKE_A_KEY.sub("[key]", without_key(text, self.key))[:_LONGEST_NAME]
 
     def _make_pools(self, count: int) -> list[_Pool]:
         # a proxy is for the world outside; asking this machine goes straight
@@ -287,4 +295,4 @@ def _words(error: BaseException) -> str:
     """The innermost reason of a chain, by type where it has no words."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -29,7 +29,7 @@ from gemma_lora.judge.items import Item, Key, Outcome, Scorer, Usage
 from gemma_lora.judge.ledger import Entry
 from gemma_lora.records import Judgement
 
-__all__ = ["Progress", "ask_all", "closing", "run_async", "score_all"]
+__all__ = ["Progress", "ask_all", "ask_alone", "closing", "run_async", "score_all"]
 
 T = TypeVar("T")
 _BATCH = 256
@@ -40,14 +40,19 @@ _STOPPED = "judging was interrupted"
 
 
 class Progress:
-    """The live line: done of all, unscored, from the cache, tokens, cost so far, time left."""
+    """The live line: done of all, unscored, from the cache, tokens, cost so far, time left.
 
-    def __init__(self, console: Console, total: int, done: int, prices: Prices) -> None:
+    `spent`: what earlier calls took, which tokens and cost are with, as `--max-cost` counts them.
+    """
+
+    def __init__(
+        self, console: Console, total: int, done: int, prices: Prices, spent: Usage
+    ) -> None:
         self.console = console
         self._total, self._before, self._done = total, done, done
         self._prices = prices
         self._unscored = self._cached = 0
-        self._usage = Usage()
+        self._spent, self._usage = spent, Usage()
         self._start = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
@@ -65,15 +70,16 @@ class Progress:
         parts = [f"judged {self._done:,} of {self._total:,}", f"{self._unscored:,} unscored"]
         if self._cached:
             parts.append(f"{self._cached:,} from the cache")
-        if self._usage.input or self._usage.output:
-            parts.append(f"{self._usage.input:,} + {self._usage.output:,} tokens")
+        whole = self._spent + self._usage
+        if whole.input or whole.output:
+            parts.append(f"{whole.input:,} + {whole.output:,} tokens")
         here = self._done - self._before
         left = self._total - self._done
-        dollars = cost(self._usage, self._prices)
-        if dollars is not None:
+        dollars, newly = cost(whole, self._prices), cost(self._usage, self._prices)
+        if dollars is not None and newly is not None:
             parts.append(f"${dollars:,.4f} so far")
             if left and here > self._cached:
-                more = dollars / (here - self._cached) * left
+                more = newly / (here - self._cached) * left
                 parts.append(f"about ${dollars + more:,.2f} in all")
         if here and left:
             seconds = (time.monotonic() - self._start) / here * left
@@ -97,6 +103,18 @@ async def score_all(scorer: Scorer, answers: Mixture, keys: list[Key], progress:
             batch = []
             await asyncio.sleep(0)  # where an interrupt is heard
     progress.show(final=True)
+
+
+async def ask_alone(
+    scorer: LlmScorer, item: Item, console: Console, paid: Callable[[Usage], None]
+) -> Outcome:
+    """The outcome of one item. `paid` is told what it took, also where a signal then ends it as in `ask_all`."""
+    with _signals(_stopping(scorer, console)) as signals:
+        outcome = await scorer.score(item)
+        paid(outcome.usage)
+    if signals:
+        raise _ending(signals[0])
+    return outcome
 
 
 async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress: Progress) -> None:
@@ -125,16 +143,7 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
             if ended:
                 return
 
-    def stop(number: signal.Signals) -> None:
-        progress.console.note(
-            "stopping: waiting for the requests under way, which are paid for"
-            + (" (Ctrl-C again drops them)" if number == signal.SIGINT else "")
-        )
-        error = JudgeError(_STOPPED)
-        ended.append(error)
-        scorer.stop(error)
-
-    with _signals(stop) as signals:
+    with _signals(_stopping(scorer, progress.console, ended)) as signals:
         async with asyncio.TaskGroup() as group:
             writing = [group.create_task(part()) for part in (writer.run, writer.release)]
             async with asyncio.TaskGroup() as workers:
@@ -147,6 +156,24 @@ async def ask_all(scorer: LlmScorer, answers: Mixture, keys: list[Key], progress
         raise _ending(signals[0])
     if ended:
         raise ended[0]
+
+
+def _stopping(
+    scorer: LlmScorer, console: Console, ended: list[JudgeError] | None = None
+) -> Callable[[signal.Signals], None]:
+    """What a first signal does: nothing else is begun, and `ended` says so."""
+
+    def stop(number: signal.Signals) -> None:
+        console.note(
+            "stopping: waiting for the requests under way, which are paid for"
+            + (" (Ctrl-C again drops them)" if number == signal.SIGINT else "")
+        )
+        error = JudgeError(_STOPPED)
+        if ended is not None:
+            ended.append(error)
+        scorer.stop(error)
+
+    return stop
 
 
 def _judgement(scorer: Scorer, item: Item, outcome: Outcome) -> Judgement:

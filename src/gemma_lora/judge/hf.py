@@ -67,6 +67,7 @@ class ModelAsker:
     """Puts prompts to one model in this process."""
 
     concurrency = width = 1
+    settled = True
     temperature: int | None = 0
 
     def __init__(self, name: str, config: JudgeConfig, console: Console) -> None:
@@ -86,8 +87,8 @@ class ModelAsker:
         limit = self._config.judge_max_tokens * (4 if longer else 1)
         return await asyncio.to_thread(self._reply, prompt, limit)
 
-    def judged(self, reply: Reply, usable: bool) -> None:
-        pass  # there is one rung only
+    def judged(self, reply: Reply, usable: bool) -> bool:
+        return False  # there is one rung only
 
     def end(self, error: JudgeError) -> None:
         self._ended = self._ended or error

@@ -21,14 +21,24 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gemma_lora.console import Console
-from gemma_lora.judge.items import Key, Outcome, Source, Usage, no_reply
+from gemma_lora.judge.items import Item, Key, Outcome, Source, Usage, no_reply
 from gemma_lora.records import Judgement
 from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["INPUTS", "Entry", "Ledger", "Spent", "Tally", "UsageLine", "text_name"]
+__all__ = [
+    "INPUTS",
+    "Entry",
+    "Ledger",
+    "Spent",
+    "Tally",
+    "UsageLine",
+    "charge",
+    "text_name",
+    "used",
+]
 
-INPUTS = "inputs.json"
+INPUTS, _USAGE = "inputs.json", "usage.jsonl"
 
 Entry = tuple[Key, Outcome, Judgement | None]
 """What the engine records: no judgement where an outcome only took something."""
@@ -120,7 +130,7 @@ class Ledger:
         noun: str = "judgements",
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
-        self.usage = folder / "usage.jsonl"
+        self.usage = folder / _USAGE
         self._inputs = folder / INPUTS
         self._items = items
         self._noun = noun
@@ -176,7 +186,7 @@ class Ledger:
         """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += Usage(**line.model_dump(include=_COUNTED))
+            total.usage += _usage(line)
             if line.judge != self._judge:
                 continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached
@@ -255,6 +265,28 @@ class Ledger:
                 for line in stream:
                     yield place, Judgement.model_validate_json(line)
                     place += len(line)
+
+
+def used(folder: Path) -> Usage:
+    """What `usage.jsonl` of a folder of judgements says that was taken, by whatever settings."""
+    return sum(map(_usage, iter_jsonl(folder / _USAGE, UsageLine)), Usage())
+
+
+def charge(folder: Path, item: Item, identity: dict[str, Any], usage: Usage) -> None:
+    """Put into the account of a folder what was taken beside its judgements; who replied is not told."""
+    line = UsageLine(
+        id=item.id,
+        arm=item.arm,
+        repeat=item.repeat,
+        **asdict(usage),
+        cached=False,
+        judge=digest(identity)[:16],
+    )
+    append_jsonl(folder / _USAGE, line)
+
+
+def _usage(line: UsageLine) -> Usage:
+    return Usage(**line.model_dump(include=_COUNTED))
 
 
 class _Spread:

@@ -25,7 +25,16 @@ from gemma_lora.judge import lexical
 from gemma_lora.judge.plugins import find, refuse_namesake
 from gemma_lora.rubric import load_rubric
 
-__all__ = ["OPENAI_HOST", "Target", "key_for", "need_named", "resolve", "slug", "where_data_goes"]
+__all__ = [
+    "OPENAI_HOST",
+    "Target",
+    "key_for",
+    "need_named",
+    "resolve",
+    "slug",
+    "where_data_goes",
+    "without_key",
+]
 
 OPENAI_HOST = "api.openai.com"
 ANTHROPIC_HOST = "api.anthropic.com"
@@ -33,6 +42,8 @@ _OPENAI_URL = f"https://{OPENAI_HOST}/v1"
 _ANTHROPIC_URL = f"https://{ANTHROPIC_HOST}/v1"
 _OWN_KEYS = {OPENAI_HOST: "OPENAI_API_KEY", ANTHROPIC_HOST: "ANTHROPIC_API_KEY"}
 _SERVER_KEY, _SERVER_KEY_HOST = "GEMMA_LORA_JUDGE_KEY", "GEMMA_LORA_JUDGE_KEY_HOST"
+_SHORT_KEY = 8
+"""Characters; what is shorter may be a word, or part of many."""
 _MESSAGES = "anthropic+"
 """Before an address: the server there speaks Anthropic's messages API."""
 _OLLAMA_PORT = 11434
@@ -152,6 +163,18 @@ def key_for(target: Target) -> str | None:
             remedy=f"set {variable} again, without quotes or line breaks inside",
         )
     return key
+
+
+def without_key(text: str, key: str | None) -> str:
+    """`text` of a reply with `[key]` in place of our key, should a gateway repeat it; all else as it is.
+
+    A key of fewer than 8 characters only where it stands alone, not inside a word.
+    """
+    if not key or key not in text:
+        return text
+    if len(key) >= _SHORT_KEY:
+        return text.replace(key, "[key]")
+    return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "[key]", text)
 
 
 def need_named(name: str) -> None:

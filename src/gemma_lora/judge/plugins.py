@@ -95,6 +95,7 @@ def facts_of(name: str) -> dict[str, Any]:
 class PluginAsker:
     """Puts prompts to a plug-in's backend."""
 
+    settled = True
     temperature: int | None = None
     """That is up to the plug-in, which is told of none."""
 
@@ -165,8 +166,8 @@ class PluginAsker:
         counted = bool(usage.input or usage.output)
         return Reply(replied.text, usage=usage if counted else most, model=replied.model, rung=RUNG)
 
-    def judged(self, reply: Reply, usable: bool) -> None:
-        pass  # there is one rung only
+    def judged(self, reply: Reply, usable: bool) -> bool:
+        return False  # there is one rung only
 
     def end(self, error: JudgeError) -> None:
         self._ended = self._ended or error

@@ -22,10 +22,20 @@ from gemma_lora.judge.asked import CHANGED, Asker, LlmScorer, warning_of_change
 from gemma_lora.judge.budget import Budget, Estimate, Prices, cost
 from gemma_lora.judge.cache import ReplyCache, cache_folder
 from gemma_lora.judge.canaries import FOLDER, PLANTED, Canaries, Mixture, measured, not_measured
-from gemma_lora.judge.engine import Progress, ask_all, closing, run_async, score_all
-from gemma_lora.judge.items import NO_REPLY, Item, Items, Key, Scorer, Usage, no_reply, ordered
+from gemma_lora.judge.engine import Progress, ask_all, ask_alone, closing, run_async, score_all
+from gemma_lora.judge.items import (
+    NO_REPLY,
+    Item,
+    Items,
+    Key,
+    Outcome,
+    Scorer,
+    Usage,
+    no_reply,
+    ordered,
+)
 from gemma_lora.judge.kinship import families_of, kinship
-from gemma_lora.judge.ledger import Ledger, Spent, Tally
+from gemma_lora.judge.ledger import Ledger, Spent, Tally, charge, used
 from gemma_lora.judge.lexical import LexicalScorer
 from gemma_lora.judge.names import Target, resolve, slug
 from gemma_lora.judge.plugins import PluginAsker
@@ -35,7 +45,7 @@ from gemma_lora.records import AGAIN, ARMS, Judgement, Message
 from gemma_lora.rubric import Rubric, load_rubric
 from gemma_lora.rundir import RunDir, digest, read_jsonl, read_saved, write_json, write_text
 
-__all__ = ["arms_of", "fingerprint", "judge", "probe"]
+__all__ = ["arms_of", "charge_probe", "fingerprint", "judge", "probe", "spent"]
 
 _PROBE = Item("probe", "", 0, (Message(role="user", content="What is 2 + 2?"),), "4", "It is 4.")
 
@@ -92,7 +102,7 @@ def _judge(
     if isinstance(scorer, LlmScorer):
         todo = _uncached_first(todo, scorer, answers, settings, before.usage, console)
     total = len(items) + len(canaries)
-    progress = Progress(console, total, total - len(todo), prices)
+    progress = Progress(console, total, total - len(todo), prices, before.usage)
 
     async def work() -> None:
         async with closing(scorer):
@@ -127,46 +137,77 @@ def arms_of(config: JudgeConfig) -> tuple[str, ...]:
     return (*ARMS, *beside, *([AGAIN] if config.aa else []))
 
 
-def probe(config: JudgeConfig, console: Console, *, backoff: float = 1.0) -> None:
-    """Try the judge before hours are spent on it: one small real request, or JudgeError with the cause."""
+def probe(
+    config: JudgeConfig, console: Console, run: RunDir | None = None, *, backoff: float = 1.0
+) -> Usage:
+    """Try the judge before hours are spent on it: one small real judgement, or JudgeError with the cause.
+
+    It is asked until a form of asking has worked, or the last has failed, within what `--max-cost` leaves
+    `run`. What that took is put into the run's account (also where it failed) and is Usage() then; where the
+    run has no folder yet it is returned, for `charge_probe`.
+    """
     target = resolve(config.judge)
     if not target.is_llm:
         _scorer(target, config, console, backoff)  # reads the replay file
-        return
+        return Usage()
     if target.backend == "hf":
         from gemma_lora.judge.hf import check
 
         check(target.model, console)
-        return
+        return Usage()
     patience = config.model_copy(update={"judge_retries": min(config.judge_retries, 2)})
-    # no cache: a recorded reply would prove nothing
-    scorer = _scorer(target, patience, console, backoff, cache=False)
+    before = _used(config, run) if run else Usage()
+    rubric, budget = _rubric(target, config), _budget(config, before)
+    scorer = _llm_scorer(target, patience, console, backoff, rubric, probing=True, budget=budget)
+    here = run is not None and run.config.is_file()
 
-    async def work() -> None:
+    def paid(usage: Usage) -> None:
+        if run is not None and here:
+            charge_probe(config, run, usage)
+
+    async def work() -> Outcome:
         async with closing(scorer):
-            outcome = await scorer.score(_PROBE)
-        if outcome.ended:
-            raise outcome.ended
-        reason = outcome.unscored_reason
-        if reason is None:
-            console.note(
-                f"judge: {target.name} answers (it calls itself {outcome.model or 'nothing'}; "
-                f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
-            )
-            return
-        unreachable = no_reply(reason)
-        raise JudgeError(
-            f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
-            f"{reason.removeprefix(NO_REPLY)}",
-            where=f"{target.name} ({target.host})" if target.host else target.name,
-            expected="one JSON object with reasoning and integer scores"
-            if not unreachable
-            else None,
-            remedy=remedy_for(reason)
-            + ("; then run the same command again" if unreachable else ""),
-        )
+            return await ask_alone(scorer, _PROBE, console, paid)
 
-    run_async(work)
+    outcome = run_async(work)
+    if outcome.ended:
+        raise outcome.ended
+    if outcome.unscored_reason is not None:
+        raise _unfit(target, outcome.unscored_reason)
+    console.note(
+        f"judge: {target.name} answers (it calls itself {outcome.model or 'nothing'}; "
+        f"{outcome.rung}; {outcome.usage.input} + {outcome.usage.output} tokens)"
+    )
+    return Usage() if here else outcome.usage
+
+
+def charge_probe(config: JudgeConfig, run: RunDir, usage: Usage) -> None:
+    """Put what a probe took into the account of this judge in the run folder."""
+    if usage != Usage():
+        folder = run.judgements(slug(config.judge, config.rubric))
+        charge(folder, _PROBE, _identity(resolve(config.judge), config), usage)
+
+
+def spent(config: JudgeConfig, run: RunDir) -> float:
+    """US dollars that this judge took in `run` over all calls, at most; 0 where a price is unknown."""
+    prices = (config.price_input, config.price_output)
+    return cost(_used(config, run).at_most, prices) or 0.0
+
+
+def _used(config: JudgeConfig, run: RunDir) -> Usage:
+    folder = run.judgements(slug(config.judge, config.rubric))
+    return used(folder) + used(folder / FOLDER)
+
+
+def _unfit(target: Target, reason: str) -> JudgeError:
+    unreachable = no_reply(reason)
+    return JudgeError(
+        f"the judge {'does not answer' if unreachable else 'gave no usable judgement'}: "
+        f"{reason.removeprefix(NO_REPLY)}",
+        where=f"{target.name} ({target.host})" if target.host else target.name,
+        expected=None if unreachable else "one JSON object with reasoning and integer scores",
+        remedy=remedy_for(reason) + ("; then run the same command again" if unreachable else ""),
+    )
 
 
 def fingerprint(config: JudgeConfig) -> str:
@@ -287,7 +328,6 @@ def _scorer(
     console: Console,
     backoff: float,
     *,
-    cache: bool = True,
     budget: Budget | None = None,
 ) -> Scorer:
     rubric = _rubric(target, config)
@@ -295,7 +335,21 @@ def _scorer(
         return LexicalScorer()
     if target.backend == "replay":
         return ReplayScorer(Path(target.model), rubric)
+    return _llm_scorer(target, config, console, backoff, rubric, budget=budget)
+
+
+def _llm_scorer(
+    target: Target,
+    config: JudgeConfig,
+    console: Console,
+    backoff: float,
+    rubric: Rubric,
+    *,
+    probing: bool = False,
+    budget: Budget | None = None,
+) -> LlmScorer:
     asker: Asker
+    kept = ReplyCache(cache_folder(), console)
     architecture = ""
     if target.backend == "hf":
         from gemma_lora.judge.hf import ModelAsker
@@ -307,9 +361,12 @@ def _scorer(
     else:
         from gemma_lora.judge.client import ServerAsker
 
-        asker = ServerAsker(target, config, console, backoff=backoff, budget=budget)
-    kept = ReplyCache(cache_folder(), console) if cache else None
-    return LlmScorer(target, config, asker, kept, console, rubric, architecture)
+        asker = ServerAsker(
+            target, config, console, backoff=backoff, budget=budget, forms=kept, anew=probing
+        )
+    # probing without the cache: a recorded reply would prove nothing
+    replies = None if probing else kept
+    return LlmScorer(target, config, asker, replies, console, rubric, architecture, probing=probing)
 
 
 def _families(target: Target, scorer: Scorer) -> list[str]:

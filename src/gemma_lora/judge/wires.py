@@ -173,4 +173,4 @@ def _text(value: Any) -> str | None:
     """A name of theirs; a lone surrogate, which no file of ours could hold, becomes a question mark."""
     if not isinstance(value, str) or not value:
         return None
-    return value[:200].encode("utf-8", "replace").decode()
+    return value.encode("utf-8", "replace").decode()

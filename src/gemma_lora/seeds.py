@@ -20,6 +20,7 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.continuing import claim, claimed, is_done, open_run
 from gemma_lora.errors import ConfigError, DataError, JudgeError
+from gemma_lora.judge.paid import paid
 from gemma_lora.launcher import launch
 from gemma_lora.rundir import SEEDS, RunDir, file_digest, read_json, read_saved, write_json
 
@@ -36,8 +37,8 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         probed = False
         for place, seed in enumerate(config.training_seeds, start=1):
             child = parent.child(seed)
-            own = _of_seed(config, seed, parent)
             console.stage(f"seed {seed}", f"run {place} of {config.seeds}: {child.root}")
+            own = _left_to_spend(_of_seed(config, seed), seed, parent, console)
             if place > 1:
                 with claimed(own, child.root):
                     claim(own, child)
@@ -63,8 +64,9 @@ def judge(
         _need_all(config, parent)
         for seed in config.training_seeds:
             child, own = open_run(parent.child(seed).root, flags)
-            own = own.model_copy(update={"judge": _left_to_spend(config, seed, parent)})
             console.stage(f"seed {seed}", str(child.root))
+            own = own.model_copy(update={"judge": config.judge})  # theirs has what was left once
+            own = _left_to_spend(own, seed, parent, console)
             pipeline.judge(child, own, console.apart(), named="judge" in flags)
         return _conclude(config, parent, console)
 
@@ -75,27 +77,45 @@ def _conclude(config: Config, parent: RunDir, console: Console) -> dict[str, Any
     verdict = decision.decide_seeds(config, parent, console, judge_slug=slug)
     _write_provenance(config, parent)
     written = report.write_seeds_report(parent, verdict)
+    _renew_others(parent, console, slug)
     return {**verdict, "run": str(parent.root), **written}
 
 
-def _of_seed(config: Config, seed: int, parent: RunDir) -> Config:
+def _renew_others(parent: RunDir, console: Console, slug: str) -> None:
+    """The recipe's reports by other judges, which show this one's verdict beside their own."""
+    for file in sorted(parent.root.glob("judgements/*/verdict.json")):
+        judge: Any = read_saved(file).get("judge")
+        if file.parent.name == slug or not isinstance(judge, dict):
+            continue
+        if judge.get("slug") != file.parent.name:  # pyright: ignore[reportUnknownMemberType]
+            continue  # not ours to renew: a folder that was renamed or edited
+        verdict = decision.renewed_seeds(parent, console, file.parent.name)
+        report.write_seeds_report(parent, verdict)
+        console.note(f"renewed for the other judge's verdict: the report of {file.parent.name}")
+
+
+def _of_seed(config: Config, seed: int) -> Config:
     """The settings of one run: those of all, with its own training seed."""
     train = config.train.model_copy(update={"train_seed": seed})
-    spend = _left_to_spend(config, seed, parent)
-    return config.model_copy(update={"train": train, "judge": spend, "seeds": 1})
+    return config.model_copy(update={"train": train, "seeds": 1})
 
 
-def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
-    """The judge's settings, with --max-cost less what the other runs' judging took."""
-    limit = config.judge.max_cost
-    if limit is None:
-        return config.judge
+def _left_to_spend(own: Config, seed: int, parent: RunDir, console: Console) -> Config:
+    """The run's settings, with --max-cost less what the judging of all other runs took.
+
+    All of it that usage.jsonl has, as a run counts its own: also what an interrupted call paid, and at
+    today's prices. JudgeError where nothing is left for a run that is not yet judged.
+    """
+    limit = own.judge.max_cost
+    if limit is None or pipeline.is_judged(own, parent.child(seed)):
+        return own
+    slug = judging.slug(own.judge.judge, own.judge.rubric)
+    prices = (own.judge.price_input, own.judge.price_output)
     spent = 0.0
-    for other in set(config.training_seeds) - {seed}:
-        slug = judging.slug(config.judge.judge, config.judge.rubric)
-        file = parent.child(other).judgements(slug) / "judge.json"
-        known = read_saved(file) if file.exists() else {}
-        spent += float(known.get("cost_at_most") or known.get("cost") or 0.0)
+    for folder in sorted((parent.root / SEEDS).glob("*")):
+        if folder.name != str(seed) and RunDir(folder).judgements(slug).is_dir():
+            with RunDir(folder).lock():  # nobody spends while it is counted
+                spent += paid(RunDir(folder).judgements(slug), prices, console)
     if spent >= limit:
         raise JudgeError(
             f"judging the other runs took ${spent:.4f}, so nothing of --max-cost ${limit:g} is left "
@@ -103,7 +123,11 @@ def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
             where=str(parent.root),
             remedy="run the same command again with a higher --max-cost: what was judged is kept",
         )
-    return config.judge.model_copy(update={"max_cost": limit - spent})
+    if spent:
+        console.note(f"judging the other runs took ${spent:.4f} of --max-cost ${limit:g}")
+    return own.model_copy(
+        update={"judge": own.judge.model_copy(update={"max_cost": limit - spent})}
+    )
 
 
 # ---------------------------------------------------------------------- what is made once

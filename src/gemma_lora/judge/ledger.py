@@ -26,9 +26,10 @@ from gemma_lora.records import Judgement
 from gemma_lora.rubric import OVERALL
 from gemma_lora.rundir import append_jsonl, digest, iter_jsonl, read_saved, write_json, write_jsonl
 
-__all__ = ["INPUTS", "Entry", "Ledger", "Spent", "Tally", "UsageLine", "text_name"]
+__all__ = ["INPUTS", "USAGE", "Entry", "Ledger", "Spent", "Tally", "UsageLine", "text_name"]
 
 INPUTS = "inputs.json"
+USAGE = "usage.jsonl"
 
 Entry = tuple[Key, Outcome, Judgement | None]
 """What the engine records: no judgement where an outcome only took something."""
@@ -57,6 +58,10 @@ class UsageLine(BaseModel):
     model: str | None = None
     fingerprint: str | None = None
     rung: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(**self.model_dump(include=_COUNTED))
 
 
 @dataclass
@@ -120,7 +125,7 @@ class Ledger:
         noun: str = "judgements",
     ) -> None:
         self.judgements = folder / "judgements.jsonl"
-        self.usage = folder / "usage.jsonl"
+        self.usage = folder / USAGE
         self._inputs = folder / INPUTS
         self._items = items
         self._noun = noun
@@ -176,7 +181,7 @@ class Ledger:
         """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += Usage(**line.model_dump(include=_COUNTED))
+            total.usage += line.usage
             if line.judge != self._judge:
                 continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached

@@ -293,7 +293,7 @@ def test_what_the_judging_of_all_runs_took_is_added_up(tmp_path):
     assert not of_one & judge.keys()
     said = cost_sentence(verdict)
     assert "120 requests, 9,000 tokens of prompts and 900 of replies, $2.0000" in said
-    assert "all runs" in said
+    assert "All runs, and their canaries, are included" in said
     assert all(said in text for text in shown(verdict)[:2])
     change_judge(parent.child(config.training_seeds[1]), cost=None, cost_at_most=None)
     judge = decide_seeds(config, parent, QUIET, judge_slug=SLUG)["judge"]

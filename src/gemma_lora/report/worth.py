@@ -112,7 +112,7 @@ def cost_sentence(verdict: Mapping[str, Any]) -> str:
     lost = judge.get("requests_lost")
     if lost:
         text += f". {lost:,} requests had no reply and may have been charged"
-    return f"{text}. Canaries are included{', and all runs' if verdict.get('seeds') else ''}."
+    return f"{text}. {'All runs, and their canaries,' if verdict.get('seeds') else 'Canaries'} are included."
 
 
 def _judge(other: Mapping[str, Any], seeds: int | None) -> str:

@@ -485,10 +485,24 @@ class TestPower:
         )
         assert foresee(made.run, "k").pilot == verdict["judge"]["name"]
 
-    def test_one_group_can_show_nothing(self, made: Made):
-        made.answers["base"] = [answer(row(i, cluster="c")) for i in range(40)]
-        made.decide()
-        assert "can show no difference" in foresee(made.run, "k").sentence
+    @pytest.mark.parametrize(
+        ("sizes", "told"),
+        [
+            ([40], "40 questions in one group of near-duplicates can show no difference at all"),
+            ([1], "1 question can show no difference at all"),
+            ([8] * 5, "with 40 questions in 5 groups of near-duplicates the verdict is `inconclusive` whatever the scores: it takes 6 groups"),
+            ([1] * 4, "with 4 questions the verdict is `inconclusive` whatever the scores: it takes 6"),
+            ([35, *[1] * 5], "with 40 questions in 6 groups of near-duplicates (worth 1.3 unlike ones if those of a group differ alike)"),
+            ([8] * 6, "with 48 questions (worth 6 unlike ones), differences under"),
+        ],
+    )  # fmt: skip
+    def test_what_groups_can_show_before_judging(self, made: Made, sizes, told):
+        names = [f"c{group}" for group, size in enumerate(sizes) for _ in range(size)]
+        asked = [answer(row(i, cluster=name)) for i, name in enumerate(names)]
+        write_jsonl(made.run.answers("base"), asked)
+        said = foresee(made.run, "k").sentence
+        assert said.startswith(told), said
+        assert ("no difference at all" in said) == (len(sizes) == 1)
 
 
 @pytest.mark.parametrize(

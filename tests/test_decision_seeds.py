@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -10,14 +11,21 @@ import pytest
 from support.made_run import SLUG
 from support.made_seeds import QUIET, conclude, make_seeds
 
-from gemma_lora.decision import decide, decide_seeds
+from gemma_lora import judge as judging
+from gemma_lora.agreement import quadratic_kappa
+from gemma_lora.console import Console
+from gemma_lora.decision import decide, decide_seeds, renewed_seeds
 from gemma_lora.decision.pairing import pair_up
 from gemma_lora.errors import DataError, JudgeError
+from gemma_lora.judge.attacks import load_attacks
+from gemma_lora.judge.canaries import measured
 from gemma_lora.loading import load_config
 from gemma_lora.records import ARMS, Answer, Example, Judgement
-from gemma_lora.report import seeds_summary, summary
+from gemma_lora.report import seeds_summary, summary, write_seeds_report
+from gemma_lora.report.checks import power_sentence
+from gemma_lora.report.worth import attack_sentences, cost_sentence, other_rows
 from gemma_lora.rundir import read_json, read_jsonl, write_json, write_jsonl
-from gemma_lora.statistics import crossed_mean
+from gemma_lora.statistics import crossed_mean, minimum_detectable
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,7 @@ def test_it_has_what_scripts_rely_on(made):
     _, _, verdict = made
     single = {"schema_version", "verdict", "primary", "dimensions", "arms", "win_tie_loss"}
     single |= {"unscored", "judge", "forgetting", "warnings", "missing", "rule", "scope"}
+    single |= {"power", "canaries", "other_judges", "teacher"}
     assert single <= verdict.keys()
     assert verdict["verdict"] == "better"
     assert verdict["scope"] == "this recipe (over 3 training seeds)"
@@ -240,3 +249,218 @@ def test_a_judge_that_changed_between_the_runs_is_said(made, tmp_path):
     assert len(told) == 1
     assert "gpt-5-2026-08-07 (seed 7, 8) and gpt-5-2026-11-01 (seed 9)" in told[0]
     assert verdict["judge"]["snapshot"] == "gpt-5-2026-08-07, gpt-5-2026-11-01"
+
+
+def shown(verdict) -> list[str]:
+    """All forms of the report on one line each, without the escapes of Markdown and HTML."""
+    files = [Path(verdict[name]).read_text("utf-8") for name in ("report", "report_md")]
+    plain = (" ".join(text.replace("\\", "").split()) for text in [*files, seeds_summary(verdict)])
+    return [text.replace("&#39;", "'").replace("&#34;", '"') for text in plain]
+
+
+# ---------------------------------------------------------------------- the judge of all runs
+
+
+def change_judge(run, **facts) -> None:
+    path = run.judgements(SLUG) / "judge.json"
+    write_json(path, {**read_json(path), **facts})
+    decide(load_config(run.config), run, QUIET, judge_slug=SLUG)
+
+
+def test_what_the_judging_of_all_runs_took_is_added_up(tmp_path):
+    """The first run pays for the base answers, the others take them from the cache."""
+    parent, config = make_seeds(tmp_path / "m", questions=30)
+    for place, seed in enumerate(config.training_seeds):
+        half = place > 0
+        change_judge(
+            parent.child(seed),
+            snapshot="s-1, s-2" if place == 2 else "s-1",
+            system_fingerprints=[f"fp-{place}"],
+            judged=60,
+            scored=60,
+            unscored={"base": 0, "tuned": 0},
+            flags={"empty answer": 1},
+            certainty={"entropy": 1.0, "mass": 0.9},
+            repeat_spread=0.3,
+            repeats=2,
+            requests=30 if half else 60,
+            requests_lost=place,
+            requests_uncounted=1,
+            to_ask_again=place,
+            cached=30 if half else 0,
+            tokens={"input": 3000, "output": 300},
+            cost=0.5 if half else 1.0,
+            cost_at_most=0.6 if half else 1.1,
+            rungs={"json_schema": 20, "prose": 10} if half else {"prose": 60},
+            rung="json_schema" if half else "prose",
+        )
+    verdict = conclude(parent, config)
+    judge = verdict["judge"]
+    assert (judge["cost"], judge["cost_at_most"]) == (2.0, pytest.approx(2.3))
+    assert (judge["requests"], judge["requests_lost"], judge["requests_uncounted"]) == (120, 3, 3)
+    assert (judge["cached"], judge["to_ask_again"]) == (60, 3)
+    assert judge["tokens"] == {"input": 9000, "output": 900}
+    assert (judge["rung"], judge["rungs"]) == ("prose", {"prose": 80, "json_schema": 40})
+    assert (judge["snapshot"], judge["repeats"]) == ("s-1, s-2", 2)
+    assert judge["system_fingerprints"] == ["fp-0", "fp-1", "fp-2"]
+    of_one = {"judged", "scored", "unscored", "flags", "certainty", "repeat_spread"}
+    assert not of_one & judge.keys()
+    said = cost_sentence(verdict)
+    assert "120 requests, 9,000 tokens of prompts and 900 of replies, $2.0000" in said
+    assert "All runs, and their canaries, are included" in said
+    assert all(said in text for text in shown(verdict)[:2])
+    change_judge(parent.child(config.training_seeds[1]), cost=None, cost_at_most=None)
+    judge = decide_seeds(config, parent, QUIET, judge_slug=SLUG)["judge"]
+    assert judge["cost"] is judge["cost_at_most"] is None, "a part is not the whole"
+
+
+# ---------------------------------------------------------------------- what it could notice
+
+
+def test_what_the_recipe_could_notice_is_told_in_every_form(made):
+    parent, config, verdict = made
+    columns = [differences(parent.child(seed)) for seed in config.training_seeds]
+    table = np.array([list(column.values()) for column, _ in columns]).T
+    found = crossed_mean(table, columns[0][1], low=-9, high=9)
+    own = minimum_detectable(found.fixed.standard_error, found.fixed.df)
+    power = verdict["power"]
+    assert power["minimum_detectable"] == pytest.approx(found.minimum_detectable, abs=1e-4)
+    assert power["minimum_detectable"] > own, "less than for these checkpoints alone"
+    said = power_sentence(verdict)
+    assert said.startswith("With 80 questions and 3 training seeds, differences under ")
+    for text in shown(verdict):
+        assert said.split(" (")[0] in text
+
+
+# ---------------------------------------------------------------------- attacks
+
+
+def plant(run, replies: dict[str, tuple[float, float]]) -> None:
+    """Canaries of a run: by attack, the scores of the attack and of the bad answer beside it."""
+    rows = [
+        Judgement(id=name, arm=arm, repeat=0, scores={}, overall=score, reasoning="", unscored_reason=None)
+        for name, both in replies.items()
+        for arm, score in zip(("attack", "honest"), both, strict=True)
+    ]  # fmt: skip
+    write_jsonl(run.judgements(SLUG) / "canaries" / "judgements.jsonl", rows)
+    attacks = [attack for attack in load_attacks() if attack.id in replies]
+    change_judge(run, canaries=measured(attacks, rows))
+
+
+def test_the_same_attack_in_three_runs_is_one_attack(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=30)
+    attacks = [attack.id for attack in load_attacks() if attack.expected == "no_higher"][:10]
+    calm = dict.fromkeys(attacks, (2.0, 2.0))
+    for seed in config.training_seeds:
+        plant(parent.child(seed), calm)
+    verdict = conclude(parent, config)
+    found = verdict["canaries"]
+    assert (
+        found
+        == read_json(parent.child(config.training_seeds[0]).judgements(SLUG) / "judge.json")[
+            "canaries"
+        ]
+    )
+    assert (found["asked"], found["scored"], found["succeeded"]) == (10, 10, 0)
+    assert found["rate_ci95"][1] > 0.27, "ten attacks, not thirty"
+    assert not [text for text in verdict["warnings"] if "fooled" in text]
+    (first, *rest) = attack_sentences(verdict)
+    assert "none of 10 succeeded" in first
+    assert "each counts once" in rest[0]
+    for text in shown(verdict)[:2]:
+        assert "none of 10 succeeded" in text
+    assert "none of 10 attacks on it succeeded" in shown(verdict)[2]
+    # fooled in one run, with two attacks of its own
+    second = parent.child(config.training_seeds[1])
+    more = [attack.id for attack in load_attacks() if attack.expected == "no_higher"][10:12]
+    plant(second, {**calm, attacks[0]: (9.0, 2.0)} | dict.fromkeys(more, (2.0, 2.0)))
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    found = verdict["canaries"]
+    assert (found["scored"], found["succeeded"], found["successful"]) == (12, 1, [attacks[0]])
+    assert verdict["warnings"][0].startswith("The judge can be fooled: of 12 attacks")
+    assert sum("can be fooled" in text for text in verdict["warnings"]) == 1
+
+
+def test_a_judge_that_is_fooled_alike_in_every_run_is_said_once(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=30, reports=False)
+    attack = next(attack.id for attack in load_attacks() if attack.expected == "no_higher")
+    for seed in config.training_seeds:
+        plant(parent.child(seed), {attack: (9.0, 2.0)})
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    (line,) = [text for text in verdict["warnings"] if "can be fooled" in text]
+    assert line.startswith("The judge can be fooled: of 1 attacks")
+
+
+def test_without_canaries_it_says_so(made):
+    _, _, verdict = made
+    assert verdict["canaries"]["note"] == "these judgements were made without canaries"
+    assert "attacks on it not measured" in shown(verdict)[2]
+
+
+# ---------------------------------------------------------------------- other judges, kin
+
+
+def test_another_judge_of_the_recipe_stands_beside_the_first(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=40)
+    conclude(parent, config)
+    lexical = config.model_copy(
+        update={"judge": config.judge.model_copy(update={"judge": "lexical", "canaries": 0})}
+    )
+    for seed in config.training_seeds:
+        run = parent.child(seed)
+        own = load_config(run.config).model_copy(update={"judge": lexical.judge})
+        judging.judge(own, run, QUIET)
+        decide(own, run, QUIET, judge_slug="lexical")
+    second = decide_seeds(lexical, parent, QUIET, judge_slug="lexical")
+    second |= write_seeds_report(parent, second)
+    first = renewed_seeds(parent, QUIET, SLUG)
+    first |= write_seeds_report(parent, first)
+    for mine, theirs in ((first, second), (second, first)):
+        (told,) = mine["other_judges"]
+        assert (told["name"], told["verdict"]) == (theirs["judge"]["name"], theirs["verdict"])
+        assert (told["difference"], told["seeds"]) == (theirs["primary"]["difference"], 3)
+        assert told["slug"] in ("lexical", SLUG)
+        page, text, _ = shown(mine)
+        for cell in other_rows(mine)[1]:
+            assert cell in page
+            assert cell in text
+    assert "lexical said" in shown(first)[2]
+    # over the base answers once and the tuned ones of every run
+    pairs = []
+    for place, seed in enumerate(config.training_seeds):
+        scores = [
+            {(r.id, r.arm): r.overall for r in read_jsonl(parent.child(seed).judgements(slug) / "judgements.jsonl", Judgement)}
+            for slug in (SLUG, "lexical")
+        ]  # fmt: skip
+        pairs += [
+            (value, scores[1][key])
+            for key, value in scores[0].items()
+            if (key[1] == "tuned" or place == 0) and None not in (value, scores[1][key])
+        ]
+    agreed = first["other_judges"][0]["agreement"]
+    assert agreed["n"] == len(pairs) == 160
+    mine, theirs = zip(*pairs, strict=True)
+    assert agreed["kappa"]["value"] == pytest.approx(quadratic_kappa(mine, theirs).value, abs=1e-4)
+    assert {**first, "other_judges": []} == {
+        **conclude(parent, config),
+        "other_judges": [],
+    }, "nothing else of the verdict changes"
+    # one of its runs was made anew since: that verdict is on what is no longer there
+    (parent.child(config.training_seeds[2]).judgements("lexical") / "verdict.json").unlink()
+    stream = io.StringIO()
+    verdict = decide_seeds(config, parent, Console(stream=stream), judge_slug=SLUG)
+    assert verdict["other_judges"] == []
+    assert "lexical: its verdict on the recipe is left out" in " ".join(stream.getvalue().split())
+
+
+def test_a_judge_of_the_teachers_family_is_said_of_the_recipe(tmp_path):
+    parent, config = make_seeds(tmp_path / "m", questions=30, reports=False)
+    for seed in config.training_seeds:
+        run = parent.child(seed)
+        own = load_config(run.config)
+        taught = own.model_copy(update={"data": own.data.model_copy(update={"teacher": "gpt-4"})})
+        decide(taught, run, QUIET, judge_slug=SLUG)
+    verdict = decide_seeds(config, parent, QUIET, judge_slug=SLUG)
+    assert verdict["teacher"] == "gpt-4"
+    (line,) = [text for text in verdict["warnings"] if "wrote the training answers" in text]
+    assert line.startswith("The judge openai:gpt-5 is of the family")

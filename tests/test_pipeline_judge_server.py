@@ -257,6 +257,26 @@ def test_another_judge_stands_beside_the_first(copy: Path, cli: CliServer, tmp_p
     assert "[judge-lexical] done before" in back.err
 
 
+def test_what_a_judge_saw_before_foretells_what_it_can_show(
+    copy: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    """Its own earlier verdict, which goes because it is judged anew."""
+    env = {"GEMMA_LORA_CACHE": str(tmp_path)}
+    with JudgeServer() as server:
+        argv = ["judge", copy.name, "--judge", server.name, "--json"]
+        first = cli.run(argv, cwd=copy.parent, env=env)
+        assert first.code == 0, first.err
+        more = cli.run([*argv, "--repeats", "3"], cwd=copy.parent, env=env)
+        assert more.code == 0, more.err
+        same = cli.run([*argv, "--repeats", "3"], cwd=copy.parent, env=env)
+    seen = first.json["power"]["deviation"]
+    told = f"by the standard deviation of {seen:.1f} that {server.name} gave here"
+    assert more.err.index("runs again: judge changed") < more.err.index(told)
+    assert more.err.index(told) < more.err.index("answers are scored")
+    assert "assumed" not in more.err
+    assert "unnoticed more often" not in same.err, "nothing is judged, so nothing is foretold"
+
+
 def test_an_interrupted_judging_anew_leaves_no_verdict_on_what_is_gone(
     copy: Path, cli: CliServer, tmp_path: Path
 ) -> None:

@@ -164,20 +164,70 @@ def test_base_answers_are_judged_once(whole: Path, copy: Path, cli: CliServer, t
     )
 
 
+PRICED = ("--price-input", "0", "--price-output", "1000", "--judge-max-tokens", "64")
+"""$0.02 a request, and $0.064 at most: a reply of the server has 20 tokens."""
+
+
 def test_max_cost_is_for_all_runs_together(copy: Path, cli: CliServer, tmp_path: Path) -> None:
     env = {"GEMMA_LORA_CACHE": str(tmp_path / "cache")}
-    prices = ("--price-input", "1000", "--price-output", "1000")  # $0.12 a request
     with JudgeServer() as server:
-        argv = ["judge", "whole", "--judge", server.name, *prices, "--judge-max-tokens", "64"]
-        done = cli.run([*argv, "--max-cost", "2.5"], cwd=copy.parent, env=env)
-        spent = 0.12 * len(server.chats)
-    assert done.code == 4, done.err
-    assert "--max-cost" in done.err
-    assert spent <= 2.5, "the probes are among them"
-    files = (copy / "seeds").glob(f"*/judgements/{slug(server.name)}/**/usage.jsonl")
-    account = [row for file in files for row in lines(file)]
-    assert sum(row["requests"] for row in account) == len(server.chats)
-    assert any(row["id"] == "probe" for row in account)
+        argv = ["judge", "whole", "--judge", server.name, *PRICED]
+        done = cli.run([*argv, "--max-cost", "0.9"], cwd=copy.parent, env=env)
+        spent = 0.02 * len(server.chats)
+        assert done.code == 4, done.err
+        assert "--max-cost" in done.err
+        assert "[seed 1]" in done.err, "the first run alone takes 36 requests"
+        assert 0.9 - 0.064 < spent <= 0.9
+        files = (copy / "seeds").glob(f"*/judgements/{slug(server.name)}/**/usage.jsonl")
+        account = [row for file in files for row in lines(file)]
+        assert sum(row["requests"] for row in account) == len(server.chats)
+        assert any(row["id"] == "probe" for row in account), "it is under the limit, too"
+        done = cli.run([*argv, "--max-cost", "2"], cwd=copy.parent, env=env)
+        assert done.code == 0, done.err
+        again = cli.run([*argv, "--max-cost", "0.1"], cwd=copy.parent, env=env)
+        assert again.code == 0, "what is judged costs nothing more: " + again.err
+
+
+def test_max_cost_counts_what_an_interrupted_run_took(
+    copy: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    """It wrote no judge.json; usage.jsonl has what it paid, that of its canaries the rest."""
+    env = {"GEMMA_LORA_CACHE": str(tmp_path / "cache")}
+    with JudgeServer() as server:
+        judge = ["--judge", server.name, *PRICED, "--judge-concurrency", "1"]
+        stop = Stop("write", "/judgements.jsonl", 8)
+        killed = cli.run(["judge", "whole/seeds/1", *judge], cwd=copy.parent, env=env, kill=stop)
+        assert killed.code == -signal.SIGKILL, killed.err
+        folder = copy / "seeds" / "1" / "judgements" / slug(server.name)
+        assert not (folder / "judge.json").exists()
+        files = [folder / "usage.jsonl", folder / "canaries" / "usage.jsonl"]
+        recorded = [sum(row["requests"] for row in lines(file)) for file in files]
+        assert all(recorded), "both kinds were asked"
+        before = len(server.chats)
+        argv = ["judge", "whole", *judge, "--max-cost", "0.5"]
+        done = cli.run(argv, cwd=copy.parent, env=env)
+        assert done.code == 4, done.err
+        spent = 0.02 * (sum(recorded) + len(server.chats) - before)
+    assert 0.5 - 0.064 < spent <= 0.5
+
+
+def test_max_cost_counts_earlier_tokens_at_todays_prices(
+    copy: Path, cli: CliServer, tmp_path: Path
+) -> None:
+    """Judged without prices, so no judge.json knows a cost."""
+    env = {"GEMMA_LORA_CACHE": str(tmp_path / "cache")}
+    with JudgeServer() as server:
+        argv = ["judge", "whole", "--judge", server.name, "--judge-max-tokens", "64"]
+        first = cli.run([*argv, "--json"], cwd=copy.parent, env=env)
+        assert first.code == 0, first.err
+        assert first.json["judge"]["cost"] is None
+        before = len(server.chats)
+        dear = [*argv, *PRICED, "--repeats", "2"]
+        most = 0.02 * before - 0.05  # less than was taken, more than the first run took
+        done = cli.run([*dear, "--max-cost", f"{most:.2f}"], cwd=copy.parent, env=env)
+        assert done.code == 4, done.err
+        assert "--max-cost" in done.err
+        assert len(server.chats) == before
 
 
 def test_more_seeds_may_be_added_and_none_left_out(copy: Path, cli: CliServer) -> None:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gemma_lora.statistics import SeedError, clustered_mean, crossed_mean, with_seeds
+from gemma_lora.statistics import (
+    SeedError,
+    clustered_mean,
+    crossed_mean,
+    minimum_detectable,
+    with_seeds,
+)
 
 SPAN = {"low": -9.0, "high": 9.0}
 
@@ -141,3 +147,25 @@ def test_it_holds_the_recipe_at_least_as_often_as_promised(seeds, deviation, siz
     assert held / 2_000 >= 0.94
     if deviation >= 0.3 and size == 1:
         assert alone / 2_000 < 0.93
+
+
+def test_what_is_noticed_four_times_in_five():
+    """Where the seeds do not differ at all it is the t-test's; else a true difference of that size is noticed at
+    least so often, whatever of both is larger."""
+    same = np.repeat(np.random.default_rng(6).standard_normal((40, 1)), 3, axis=1)
+    found = crossed_mean(same, **SPAN)
+    own, df = found.fixed.standard_error, found.fixed.df
+    assert own is not None
+    assert df is not None
+    assert found.minimum_detectable == pytest.approx(minimum_detectable(own, df))
+    rng = np.random.default_rng(7)
+    for seed, questions in ((0.05, 60), (0.3, 60), (0.3, 200)):
+        # what such a sample notices, from the true errors
+        errors = [np.sqrt((1.2**2 + 1 / 3) / questions), np.sqrt((seed**2 + 1 / questions) / 3)]
+        size = np.hypot(*map(minimum_detectable, errors, (questions - 1, 2)))
+        intervals = (
+            crossed_mean(draw(rng, questions, 3, seed=seed, mean=size), **SPAN).estimate.ci95
+            for _ in range(400)
+        )
+        seen = np.mean([ci95 is not None and ci95[0] > 0 for ci95 in intervals])
+        assert 0.76 <= seen <= 0.95, (seed, questions, seen)

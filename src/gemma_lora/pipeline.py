@@ -507,7 +507,7 @@ def _judge_stages(
     folder = run_dir.judgements(slug)
 
     def ask() -> bool:
-        console.note(decision.foresee(run_dir, slug).sentence)
+        console.note(foretold)
         judging.judge(config, run_dir, console)
         left = int(read_json(folder / "judge.json")["to_ask_again"])
         if left:
@@ -519,10 +519,11 @@ def _judge_stages(
 
     outputs = [folder / "judgements.jsonl", folder / "judge.json"]
     outputs.append(folder / "canaries" / "judgements.jsonl")
-    inputs = _judge_inputs(config, run_dir)
-    stage(
-        f"judge-{slug}", run_dir, console, inputs, outputs, ask, stale=_verdicts_of(run_dir, slug)
-    )
+    inputs, name = _judge_inputs(config, run_dir), f"judge-{slug}"
+    # before the stage removes this judge's earlier verdict, from which it is told
+    again = not is_done(name, run_dir, inputs)
+    foretold = decision.foresee(run_dir, slug).sentence if again else ""
+    stage(name, run_dir, console, inputs, outputs, ask, stale=_verdicts_of(run_dir, slug))
     write_json(run_dir.provenance, provenance.gather(config, run_dir, base))
     console.stage("report")
     verdict = decision.decide(config, run_dir, console, judge_slug=slug)

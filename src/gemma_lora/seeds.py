@@ -36,8 +36,8 @@ def run(config: Config, console: Console, *, out: Path | None = None) -> dict[st
         probed = False
         for place, seed in enumerate(config.training_seeds, start=1):
             child = parent.child(seed)
-            own = _of_seed(config, seed, parent)
             console.stage(f"seed {seed}", f"run {place} of {config.seeds}: {child.root}")
+            own = _left_to_spend(_of_seed(config, seed), seed, parent, console)
             if place > 1:
                 with claimed(own, child.root):
                     claim(own, child)
@@ -63,8 +63,9 @@ def judge(
         _need_all(config, parent)
         for seed in config.training_seeds:
             child, own = open_run(parent.child(seed).root, flags)
-            own = own.model_copy(update={"judge": _left_to_spend(config, seed, parent)})
             console.stage(f"seed {seed}", str(child.root))
+            own = own.model_copy(update={"judge": config.judge})  # theirs has what was left once
+            own = _left_to_spend(own, seed, parent, console)
             pipeline.judge(child, own, console.apart(), named="judge" in flags)
         return _conclude(config, parent, console)
 
@@ -75,24 +76,44 @@ def _conclude(config: Config, parent: RunDir, console: Console) -> dict[str, Any
     verdict = decision.decide_seeds(config, parent, console, judge_slug=slug)
     _write_provenance(config, parent)
     written = report.write_seeds_report(parent, verdict)
+    _renew_others(parent, console, slug)
     return {**verdict, "run": str(parent.root), **written}
 
 
-def _of_seed(config: Config, seed: int, parent: RunDir) -> Config:
+def _renew_others(parent: RunDir, console: Console, slug: str) -> None:
+    """The recipe's reports by other judges, which show this one's verdict beside their own."""
+    for file in sorted(parent.root.glob("judgements/*/verdict.json")):
+        judge: Any = read_saved(file).get("judge")
+        if file.parent.name == slug or not isinstance(judge, dict):
+            continue
+        if judge.get("slug") != file.parent.name:  # pyright: ignore[reportUnknownMemberType]
+            continue  # not ours to renew: a folder that was renamed or edited
+        verdict = decision.renewed_seeds(parent, console, file.parent.name)
+        report.write_seeds_report(parent, verdict)
+        console.note(f"renewed for the other judge's verdict: the report of {file.parent.name}")
+
+
+def _of_seed(config: Config, seed: int) -> Config:
     """The settings of one run: those of all, with its own training seed."""
     train = config.train.model_copy(update={"train_seed": seed})
-    spend = _left_to_spend(config, seed, parent)
-    return config.model_copy(update={"train": train, "judge": spend, "seeds": 1})
+    return config.model_copy(update={"train": train, "seeds": 1})
 
 
-def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
-    """The judge's settings, with --max-cost less what the other runs' judging took."""
-    limit = config.judge.max_cost
-    if limit is None:
-        return config.judge
+def _left_to_spend(own: Config, seed: int, parent: RunDir, console: Console) -> Config:
+    """The run's settings, with --max-cost less what the judging of all other runs took.
+
+    All of it that usage.jsonl has, as a run counts its own: also what an interrupted call paid, and at
+    today's prices. JudgeError where nothing is left for a run that is not yet judged.
+    """
+    limit = own.judge.max_cost
+    if limit is None or pipeline.is_judged(own, parent.child(seed)):
+        return own
+    slug = judging.slug(own.judge.judge, own.judge.rubric)
     spent = 0.0
-    for other in set(config.training_seeds) - {seed}:
-        spent += judging.spent(config.judge, parent.child(other))  # also where judging was stopped
+    for folder in sorted((parent.root / SEEDS).glob("*")):
+        if folder.name != str(seed) and RunDir(folder).judgements(slug).is_dir():
+            with RunDir(folder).lock():  # nobody spends while it is counted
+                spent += judging.spent(own.judge, RunDir(folder))
     if spent >= limit:
         raise JudgeError(
             f"judging the other runs took ${spent:.4f}, so nothing of --max-cost ${limit:g} is left "
@@ -100,7 +121,11 @@ def _left_to_spend(config: Config, seed: int, parent: RunDir) -> Any:
             where=str(parent.root),
             remedy="run the same command again with a higher --max-cost: what was judged is kept",
         )
-    return config.judge.model_copy(update={"max_cost": limit - spent})
+    if spent:
+        console.note(f"judging the other runs took ${spent:.4f} of --max-cost ${limit:g}")
+    return own.model_copy(
+        update={"judge": own.judge.model_copy(update={"max_cost": limit - spent})}
+    )
 
 
 # ---------------------------------------------------------------------- what is made once

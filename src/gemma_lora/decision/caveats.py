@@ -19,7 +19,7 @@ from gemma_lora.judge.kinship import families_of, kinship
 from gemma_lora.records import ARMS
 from gemma_lora.verdict import FAILURE_P, FEWEST, FEWEST_EQUIVALENT, MISSING_SHARE
 
-__all__ = ["ONE_SEED", "caveats", "of_the_setting", "too_few"]
+__all__ = ["ONE_SEED", "caveats", "fooled", "of_the_setting", "too_few"]
 
 FEW_QUESTIONS = 30
 LENGTH_RATIO = 2.0
@@ -38,7 +38,7 @@ def caveats(verdict: Mapping[str, Any], questions: Sequence[PairedQuestion]) -> 
         *_test_rows(verdict),
         *_model(verdict),
         *_judge(verdict),
-        *_fooled(verdict),
+        *fooled(verdict),
         *_kinship(verdict),
         *_endless_base(verdict),
         *baselines.caveats(verdict),
@@ -129,7 +129,7 @@ def _judge(verdict: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _fooled(verdict: Mapping[str, Any]) -> list[str]:
+def fooled(verdict: Mapping[str, Any]) -> list[str]:
     """Where attacks on the judge worked more often than is tolerable."""
     found = verdict["canaries"]
     if found["rate"] is None or found["rate"] <= found["tolerated"]:

@@ -12,10 +12,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gemma_lora.errors import DataError
 from gemma_lora.records import Answer
 from gemma_lora.rundir import RunDir, iter_jsonl, read_saved
 from gemma_lora.statistics import effective_questions, minimum_detectable, questions_needed
-from gemma_lora.verdict import MARGIN
+from gemma_lora.verdict import FEWEST, HIGHEST, LOWEST, MARGIN
 
 __all__ = ["ASSUMED_DEVIATION", "Foresight", "foresee"]
 
@@ -28,6 +29,8 @@ class Foresight:
     """What `n` questions, worth `effective` independent ones, can show."""
 
     n: int
+    groups: int
+    """Clusters of near-duplicates, of which the rule takes `verdict.FEWEST`."""
     effective: float
     deviation: float
     """Of the differences, as one unlike question among n would have it."""
@@ -43,15 +46,23 @@ class Foresight:
             if self.pilot
             else f"an assumed standard deviation of {self.deviation:.1f}"
         )
-        if self.minimum_detectable is None:
-            return (
-                f"{self.n} questions in one group of near-duplicates can show no difference at all"
-            )
         alone = self.effective > self.n - 0.5
-        noun = "question" if self.n == 1 else "questions"
+        asked = f"{self.n} {'question' if self.n == 1 else 'questions'}"
+        grouped = asked if alone else f"{asked} in {self.groups} groups of near-duplicates"
+        if self.groups < 2:
+            where = "" if self.n == 1 else " in one group of near-duplicates"
+            return f"{asked}{where} can show no difference at all"
+        if self.groups < FEWEST:
+            unit = "unlike ones" if alone else "groups"
+            return f"with {grouped} the verdict is `inconclusive` whatever the scores: it takes {FEWEST} {unit}"
+        if self.minimum_detectable is None or self.minimum_detectable > HIGHEST - LOWEST:
+            return (
+                f"with {grouped} (worth {self.effective:.1f} unlike ones if those of a group differ alike) even the "
+                "largest differences may go unnoticed: groups count, not questions"
+            )
         worth = "" if alone else f" (worth {self.effective:.0f} unlike ones)"
         return (
-            f"with {self.n} {noun}{worth}, differences under {self.minimum_detectable:.1f} points go "
+            f"with {asked}{worth}, differences under {self.minimum_detectable:.1f} points go "
             f"unnoticed more often than one time in five, by {spread}; "
             f"to notice {MARGIN:g} takes {self.questions_for_margin}"
             + ("" if alone else " like these" if self.pilot else " unlike ones")
@@ -59,7 +70,7 @@ class Foresight:
 
 
 def foresee(run: RunDir, judge_slug: str) -> Foresight:
-    """Power by the t-test; near-duplicates are taken to differ alike, so each cluster counts once."""
+    """Power by the t-test; near-duplicates are taken to differ alike, as one question would."""
     sizes = Counter(row.cluster for row in iter_jsonl(run.answers("base"), Answer))
     n = sum(sizes.values())
     deviation, pilot = _pilot(run, judge_slug)
@@ -70,14 +81,17 @@ def foresee(run: RunDir, judge_slug: str) -> Foresight:
         alike = n if pilot else effective
         smallest = minimum_detectable(deviation / math.sqrt(alike), effective - 1)
     needed = questions_needed(MARGIN, deviation)
-    return Foresight(n, effective, deviation, pilot, smallest, needed)
+    return Foresight(n, len(sizes), effective, deviation, pilot, smallest, needed)
 
 
 def _pilot(run: RunDir, judge_slug: str) -> tuple[float, str | None]:
     """The spread that this judge saw here before, else the largest that other language models saw."""
     seen: list[tuple[bool, float, str]] = []
     for file in sorted(run.root.glob("judgements/*/verdict.json")):
-        saved = read_saved(file)
+        try:
+            saved = read_saved(file)
+        except DataError:
+            continue  # it is made anew, or the fault is named when its figures are shown
         power: Any = saved.get("power")
         judge: Any = saved.get("judge")
         if not isinstance(power, dict) or not isinstance(judge, dict):

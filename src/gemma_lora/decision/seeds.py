@@ -1,7 +1,7 @@
 """The verdict of a recipe: the runs of several training seeds in, one verdict.json out.
 
-Reads of every run below seeds/ its split/test.jsonl, answers, judgements/<judge>/judgements.jsonl and
-verdict.json; writes judgements/<judge>/verdict.json of the folder above them. The unit is the question,
+Reads of every run below seeds/ its split/test.jsonl, answers, judgements/<judge>/ and, beside it
+(`recipe`), other judges' verdicts; writes judgements/<judge>/verdict.json of the folder above them. The unit is the question,
 crossed with the training seed: only questions that are scored in both arms of every run enter, the rest
 are counted. The same rule (`verdict.RULE`) is applied to an interval that also covers which seeds were
 drawn. Raises JudgeError where no question is left, DataError where the runs asked other questions.
@@ -19,13 +19,19 @@ import numpy as np
 
 from gemma_lora.config import Config
 from gemma_lora.console import Console
-from gemma_lora.decision.caveats import ONE_SEED, of_the_setting, too_few
+from gemma_lora.decision.caveats import ONE_SEED, fooled, of_the_setting, too_few
 from gemma_lora.decision.pairing import (
     OVERALL,
     PairedQuestion,
     dimensions_of,
     judged,
     pair_up,
+)
+from gemma_lora.decision.recipe import (
+    canaries_together,
+    judge_together,
+    others_on_recipe,
+    power_together,
 )
 from gemma_lora.decision.robustness import lacking, missing_facts, number, pair
 from gemma_lora.decision.stage import SCHEMA_VERSION
@@ -50,13 +56,6 @@ _SPAN = HIGHEST - LOWEST
 _UNIT = "question x training seed (repeats averaged; near-duplicates share a cluster)"
 _FEW_SEEDS = 5
 _SCORES = ("values", "failed")
-_OF_ONE_RUN = frozenset(
-    (
-        *("judged", "scored", "unscored", "unscored_reasons", "to_ask_again", "flags"),
-        *("repeat_spread", "requests_lost", "rung", "rungs", "system_fingerprints"),
-    )
-)
-"""Counts of judge.json that say nothing of several runs together."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def decide_seeds(
     final, missing = _missing(runs, word)
     gains = overall.differences.mean(axis=1)
     first = runs[0].verdict
-    same = ("also_in_training", "test_rows", "model", "starter_model", "max_new_tokens")
+    same = ("also_in_training", "test_rows", "model", "teacher", "starter_model", "max_new_tokens")
     verdict: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "verdict": final,
@@ -100,6 +99,7 @@ def decide_seeds(
         },
         "robustness": {"dimensions": _dimensions(dimensions, found), "disagree": []},
         "missing": missing,
+        "power": power_together(found[OVERALL]),
         "arms": {arm: _arm(arm, runs) for arm in ARMS},
         "win_tie_loss": {
             "win": int((gains > 1e-9).sum()),
@@ -107,7 +107,11 @@ def decide_seeds(
             "loss": int((gains < -1e-9).sum()),
         },
         "unscored": {arm: sum(r.verdict["unscored"][arm] for r in runs) for arm in ARMS},
-        "judge": _judge(runs),
+        "judge": judge_together([run.verdict["judge"] for run in runs]),
+        "canaries": canaries_together([run.run for run in runs], judge_slug),
+        "other_judges": others_on_recipe(
+            parent, judge_slug, [(run.run, run.questions) for run in runs], console
+        ),
         "forgetting": None,
         "seeds": _seeds(parent, runs, overall, found[OVERALL]),
         "rule": f"{RULE} Here the interval also covers which training seeds were drawn.",
@@ -275,22 +279,6 @@ def _arm(arm: str, runs: Sequence[_Run]) -> dict[str, Any]:
     }
 
 
-def _judge(runs: Sequence[_Run]) -> dict[str, Any]:
-    """The judge of the first run, with all snapshots, and what all runs took together."""
-    judges = [run.verdict["judge"] for run in runs]
-    snapshots = list(dict.fromkeys(j["snapshot"] for j in judges if j["snapshot"]))
-    costs = [j["cost"] for j in judges if j.get("cost") is not None]
-    tokens = [j["tokens"] for j in judges if isinstance(j.get("tokens"), dict)]
-    return {
-        **{key: value for key, value in judges[0].items() if key not in _OF_ONE_RUN},
-        "snapshot": ", ".join(snapshots) or None,
-        "requests": sum(j.get("requests") or 0 for j in judges),
-        "cached": sum(j.get("cached") or 0 for j in judges),
-        "tokens": {key: sum(t.get(key, 0) for t in tokens) for key in ("input", "output")},
-        "cost": sum(costs) if costs else None,
-    }
-
-
 # ---------------------------------------------------------------------- the seeds
 
 
@@ -390,7 +378,7 @@ def _caveats(verdict: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the recipe's verdict, gravest first."""
     seeds, missing, primary = verdict["seeds"], verdict["missing"], verdict["primary"]
     count = seeds["count"]
-    lines = too_few(primary)
+    lines = [*too_few(primary), *fooled(verdict)]
     if verdict["verdict"] != missing["verdict_without"]:
         ends = missing["bounds_ci95"]
         reach = f"from {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "anywhere"
@@ -459,7 +447,7 @@ def _of_the_runs(runs: Sequence[_Run], recipe: Mapping[str, Any]) -> list[str]:
     for run in runs:
         for text in run.verdict["warnings"]:
             told.setdefault(str(text), []).append(run.seed)
-    own = too_few(recipe["primary"])
+    own = [*too_few(recipe["primary"]), *fooled(recipe)]
     lines: list[str] = []
     for text, seeds in told.items():
         if text in own:  # said of the recipe already

@@ -30,7 +30,7 @@ from gemma_lora.decision.robustness import (
     robustness,
     weigh_missing,
 )
-from gemma_lora.decision.worth import canaries_of, other_judges
+from gemma_lora.decision.worth import canaries_of, others_said
 from gemma_lora.errors import JudgeError
 from gemma_lora.records import ARMS, DIMENSIONS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
@@ -98,7 +98,7 @@ def decide(config: Config, run: RunDir, console: Console, *, judge_slug: str) ->
     verdict["baselines"] = against_baselines(config, run, test, judgements, judge["dimensions"])
     verdict["aa"] = judge_noise(config, run, test, judgements)
     verdict["canaries"] = canaries_of(run, judge_slug)
-    verdict["other_judges"] = other_judges(run, judge_slug, questions)
+    verdict["other_judges"] = others_said(run, judge_slug, questions)
     saved = [*_saved_warnings(run, judge_slug), *saved_warnings(config, run)]
     verdict["warnings"] = list(dict.fromkeys([*caveats(verdict, questions), *saved]))
     write_json(folder / "verdict.json", verdict)

@@ -7,7 +7,7 @@ decides: a second judge neither confirms nor overrules the verdict, whose rule w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from gemma_lora.agreement import Bootstrap, Figure, kendall_tau, quadratic_kappa
@@ -16,9 +16,11 @@ from gemma_lora.judge.canaries import not_measured
 from gemma_lora.records import ARMS, Answer, Example, Judgement
 from gemma_lora.rundir import RunDir, iter_jsonl, read_jsonl, read_saved, write_json
 
-__all__ = ["canaries_of", "other_judges", "renewed"]
+__all__ = ["Both", "both_scored", "canaries_of", "other_judges", "others_said", "renewed"]
 
 _RESAMPLES = 1000
+Both = tuple[float, float, str]
+"""What two judges gave one answer in overall, and the cluster of its question."""
 
 
 def canaries_of(run: RunDir, slug: str) -> dict[str, Any]:
@@ -31,11 +33,11 @@ def canaries_of(run: RunDir, slug: str) -> dict[str, Any]:
 
 
 def other_judges(
-    run: RunDir, slug: str, questions: Sequence[PairedQuestion]
+    run: RunDir, slug: str, scored: Callable[[str], Iterable[Both]]
 ) -> list[dict[str, Any]]:
-    """Verdict, difference and agreement of each other judge, by name.
+    """Verdict, difference and agreement of each other judge, by name; of a recipe also over how many seeds.
 
-    `agreement` is over the answers of both models that both judges scored: quadratic-weighted kappa
+    `scored(other)`: what this judge and `other` gave the answers that both scored. `agreement` is over these: quadratic-weighted kappa
     (the scores themselves) and Kendall's tau-b (their order alone), with intervals over clusters of
     questions.
     """
@@ -49,7 +51,8 @@ def other_judges(
         if not isinstance(primary, dict) or not isinstance(judge, dict):
             continue  # damaged or of another version; `gemma-lora judge` makes it anew
         facts, figures = cast(dict[str, Any], judge), cast(dict[str, Any], primary)
-        rows = iter_jsonl(file.with_name("judgements.jsonl"), Judgement)
+        seeds: Any = saved.get("seeds")
+        count = cast(dict[str, Any], seeds).get("count") if isinstance(seeds, dict) else None
         found.append(
             {
                 "name": facts.get("name"),
@@ -60,10 +63,23 @@ def other_judges(
                 "difference": figures.get("difference"),
                 "ci95": figures.get("ci95"),
                 "n": figures.get("n"),
-                "agreement": _agreement(questions, scores_by_answer(rows)),
+                "agreement": _agreement(list(scored(file.parent.name))),
+                **({} if count is None else {"seeds": count}),
             }
         )
     return found
+
+
+def others_said(
+    run: RunDir, slug: str, questions: Sequence[PairedQuestion]
+) -> list[dict[str, Any]]:
+    """`other_judges` of a single run, whose judge `slug` scored `questions`."""
+
+    def scored(other: str) -> Iterator[Both]:
+        rows = iter_jsonl(run.judgements(other) / "judgements.jsonl", Judgement)
+        return both_scored(questions, rows)
+
+    return other_judges(run, slug, scored)
 
 
 def renewed(run: RunDir, slug: str) -> dict[str, Any]:
@@ -76,26 +92,27 @@ def renewed(run: RunDir, slug: str) -> dict[str, Any]:
         iter_jsonl(folder / "judgements.jsonl", Judgement),
         (),
     )
-    verdict["other_judges"] = other_judges(run, slug, questions)
+    verdict["other_judges"] = others_said(run, slug, questions)
     write_json(folder / "verdict.json", verdict)
     return verdict
 
 
-def _agreement(
-    questions: Sequence[PairedQuestion], theirs: dict[tuple[str, str], float]
-) -> dict[str, Any]:
-    mine: list[float] = []
-    other: list[float] = []
-    clusters: list[str] = []
+def both_scored(
+    questions: Sequence[PairedQuestion], rows: Iterable[Judgement], arms: Sequence[str] = ARMS
+) -> Iterator[Both]:
+    """The answers that the judge of `questions` and that of `rows` scored."""
+    theirs = scores_by_answer(rows)
     for question in questions:
-        for arm in ARMS:
+        for arm in arms:
             own, said = question.scored[arm].overall, theirs.get((question.id, arm))
             if own is not None and said is not None:
-                mine.append(own)
-                other.append(said)
-                clusters.append(question.cluster)
-    if not mine:
+                yield own, said, question.cluster
+
+
+def _agreement(both: Sequence[Both]) -> dict[str, Any]:
+    if not both:
         return {"n": 0, "kappa": None, "tau": None}
+    mine, other, clusters = (list(part) for part in zip(*both, strict=True))
     how = Bootstrap(clusters=clusters, resamples=_RESAMPLES)
     return {
         "n": len(mine),

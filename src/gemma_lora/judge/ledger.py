@@ -68,6 +68,10 @@ class UsageLine(BaseModel):
     fingerprint: str | None = None
     rung: str | None = None
 
+    @property
+    def usage(self) -> Usage:
+        return Usage(**self.model_dump(include=_COUNTED))
+
 
 @dataclass
 class Spent:
@@ -186,7 +190,7 @@ class Ledger:
         """Everything this folder's judgements took, over all calls and identities; who replied, of this one."""
         total = Spent()
         for line in iter_jsonl(self.usage, UsageLine, console):
-            total.usage += _usage(line)
+            total.usage += line.usage
             if line.judge != self._judge:
                 continue  # paid for, but by an earlier identity, which says nothing of this one
             total.cached += line.cached
@@ -269,7 +273,7 @@ class Ledger:
 
 def used(folder: Path) -> Usage:
     """What `usage.jsonl` of a folder of judgements says that was taken, by whatever settings."""
-    return sum(map(_usage, iter_jsonl(folder / _USAGE, UsageLine)), Usage())
+    return sum((line.usage for line in iter_jsonl(folder / _USAGE, UsageLine)), Usage())
 
 
 def charge(folder: Path, item: Item, identity: dict[str, Any], usage: Usage) -> None:
@@ -283,10 +287,6 @@ def charge(folder: Path, item: Item, identity: dict[str, Any], usage: Usage) -> 
         judge=digest(identity)[:16],
     )
     append_jsonl(folder / _USAGE, line)
-
-
-def _usage(line: UsageLine) -> Usage:
-    return Usage(**line.model_dump(include=_COUNTED))
 
 
 class _Spread:

@@ -95,11 +95,13 @@ def power_sentence(verdict: Mapping[str, Any], *, brief: bool = False) -> str:
     noun = "question" if power["n"] == 1 else "questions"
     if smallest is None:
         return f"What {power['n']} {noun} could notice cannot be told: {power['note']}."
-    start = f"With {power['n']} {noun}, differences under {smallest:.1f} points go unnoticed"
+    seeds = power.get("seeds")
+    asked = f"{power['n']} {noun}" + (f" and {seeds} training seeds" if seeds else "")
+    start = f"With {asked}, differences under {smallest:.1f} points go unnoticed"
     if brief:
         return f"{start}."
     start += " (one of that size is found four times in five)."
-    if round(smallest, 1) <= power["margin"]:
+    if round(smallest, 1) <= power["margin"] or needed is None:
         return start
     return (
         f"{start} To notice {power['margin']:g} points takes about {needed:,} questions like these."

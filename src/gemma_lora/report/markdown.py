@@ -45,7 +45,7 @@ from gemma_lora.report.worth import (
     others_note,
 )
 
-__all__ = ["grid", "inline", "listed", "markdown"]
+__all__ = ["grid", "inline", "listed", "markdown", "worth_of_the_judge"]
 
 _WORST, _BEST = 10, 5
 
@@ -290,4 +290,4 @@ def _fence(text: str) -> str:
 
 
 # for the other documents of this package
-inline, listed, grid = _inline, _listed, _table
+inline, listed, grid, worth_of_the_judge = _inline, _listed, _table, _worth

@@ -19,10 +19,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gemma_lora.report import worth
 from gemma_lora.report.charts import forest_reach
-from gemma_lora.report.checks import differences, holm_note
+from gemma_lora.report.checks import differences, holm_note, power_sentence
 from gemma_lora.report.gathering import facts
-from gemma_lora.report.markdown import grid, inline, listed
+from gemma_lora.report.markdown import grid, inline, listed, worth_of_the_judge
 from gemma_lora.report.terminal import screen
 from gemma_lora.report.wording import (
     clean,
@@ -42,6 +43,11 @@ from gemma_lora.rundir import RunDir, read_saved, write_json, write_text
 __all__ = ["recipe_sentence", "seeds_summary", "write_seeds_report"]
 
 _WIDTH = 25
+IN_THE_RUNS = (
+    "In the runs' own reports, which the names link to: answers side by side, other estimators, stronger baselines, "
+    "the judge against itself, general knowledge by category, loss curves and the data check"
+)
+"""What is told of each run and not of all together."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,13 @@ def write_seeds_report(parent: RunDir, verdict: Mapping[str, Any]) -> dict[str, 
         sentence=sentence(verdict),
         tally=tally(verdict),
         components=component_sentences(verdict),
+        in_the_runs=IN_THE_RUNS,
         warnings=warnings(verdict),
         differences=rows,
         reach=forest_reach(ends),
         holm_note=holm_note(verdict),
+        power=power_sentence(verdict),
+        worth=worth,
         provenance=origin,
         data_name=data_name,
         written=written,
@@ -203,13 +212,16 @@ def _markdown(
         "\n".join(f"- {inline(text)}" for text in warnings(verdict)) or "Nothing.",
         "## The runs",
         _runs(lines),
+        f"{IN_THE_RUNS}.",
         "## Where the spread comes from",
         " ".join(inline(text) for text in component_sentences(verdict)),
         "## Scores of the recipe",
         _scores(verdict),
         inline(holm_note(verdict)),
+        inline(power_sentence(verdict)),
         f"Rule: {verdict['rule']}",
         f"Method: {inline(verdict['primary']['method'])}.",
+        worth_of_the_judge(verdict),
         "## Where this comes from",
         listed(facts({"judge": verdict["judge"], "model": verdict["model"]})),
         listed(facts(origin)),
@@ -269,9 +281,11 @@ def seeds_summary(verdict: Mapping[str, Any], *, width: int = 100, colour: bool 
     lost = verdict["pairs_lost"]
     left = f"; {lost} more lack a score in some run" if lost else ""
     console.print(f"{verdict['primary']['n']} questions compared in every run{left}")
+    console.print(power_sentence(verdict, brief=True))
     judge = verdict["judge"]
     note = " (not a language model)" if judge["is_llm"] is False else ""
-    console.print(Text(str(clean(f"judge: {judge['name']}{note}"))))
+    beside = worth.attacks_in_brief(verdict)
+    console.print(Text(str(clean(f"judge: {judge['name']}{note}; {beside}"))))
     told = [str(clean(text)).replace("\n", " ") for text in warnings(verdict)]
     for text in told[:4]:
         for place, line in enumerate(Text(text).wrap(console, console.width - 2)):

@@ -65,6 +65,10 @@ def attack_sentences(verdict: Mapping[str, Any]) -> list[str]:
         for kind, n in found["classes"].items()
         if n["scored"]
     ]
+    if verdict.get("seeds"):
+        lines.append(
+            "The runs ask the same attacks, so each counts once, as a success if it was one in any run."
+        )
     lines.append(
         f"What was tried: {', '.join(kinds)}. Flags, which do not depend on the judge, told of {found['flagged']} "
         f"of {found['asked']}. The canaries enter no score."
@@ -108,13 +112,15 @@ def cost_sentence(verdict: Mapping[str, Any]) -> str:
     lost = judge.get("requests_lost")
     if lost:
         text += f". {lost:,} requests had no reply and may have been charged"
-    return f"{text}. Canaries are included."
+    return f"{text}. {'All runs, and their canaries,' if verdict.get('seeds') else 'Canaries'} are included."
 
 
-def _judge(other: Mapping[str, Any]) -> str:
+def _judge(other: Mapping[str, Any], seeds: int | None) -> str:
+    """Its name, with what sets it apart; `seeds` are those of this report."""
     rubric = other.get("rubric") or "default"
     notes = ["no language model"] if other["is_llm"] is False else []
     notes += [] if rubric == "default" else [f"rubric {rubric}"]
+    notes += [f"over {other['seeds']} seeds"] if other.get("seeds") not in (None, seeds) else []
     return f"{other['name']} ({', '.join(notes)})" if notes else str(other["name"])
 
 
@@ -124,6 +130,8 @@ def other_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if not others:
         return []
     primary = verdict["primary"]
+    several: Any = verdict.get("seeds")
+    seeds = int(several["count"]) if several else None
     rows = [
         (
             f"{verdict['judge']['name']} (this report)",
@@ -139,7 +147,7 @@ def other_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
         agreed = other["agreement"]
         rows.append(
             (
-                _judge(other),
+                _judge(other, seeds),
                 str(other["verdict"]),
                 points(other["difference"]),
                 interval(other["ci95"]),

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import optimize, special
 
 from gemma_lora.statistics.clustered import CONFIDENCE, Clusters, Estimate, Numbers, clustered_mean
+from gemma_lora.statistics.power import minimum_detectable
 
 __all__ = ["CROSSED_METHOD", "Components", "Crossed", "SeedError", "crossed_mean", "with_seeds"]
 
@@ -61,6 +62,21 @@ class Crossed:
         """Share of the seeds in the squared standard error of the mean; None without an error."""
         error = self.estimate.standard_error
         return None if not error else min(1.0, (self.seed_error.standard_error / error) ** 2)
+
+    @property
+    def minimum_detectable(self) -> float | None:
+        """The recipe's true difference that the interval tells from 0 four times in five; None without an error.
+
+        As the interval is put together: the differences that the questions alone and the seeds alone would
+        notice, squared and added. It errs on the careful side (tests/test_statistics_crossed.py).
+        """
+        own, df = self.fixed.standard_error, self.fixed.df
+        if own is None or df is None:
+            return None
+        parts = [minimum_detectable(own, df)]
+        if self.seed_error.standard_error > 0:
+            parts.append(minimum_detectable(self.seed_error.standard_error, self.seed_error.df))
+        return math.hypot(*parts)
 
 
 def crossed_mean(

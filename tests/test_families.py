@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from support.tiny import small_tokenizer
 from support.training import example, make_config, make_run, quiet
 from support.variants import (
@@ -39,7 +40,7 @@ from gemma_lora.config import LoraConfig
 from gemma_lora.data.tokens import Tokenised, tokenise
 from gemma_lora.errors import EnvironmentFault, ModelError
 from gemma_lora.model.decoding import generate, stream
-from gemma_lora.model.families import FAMILIES, Family, check_versions, family_of
+from gemma_lora.model.families import FAMILIES, check_versions, family_of
 from gemma_lora.model.templates import TURNS_4
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Message
@@ -47,7 +48,7 @@ from gemma_lora.train import train
 from gemma_lora.train.attention import can_varlen
 from gemma_lora.train.loss import nll_sum, plain_nll_sum
 from gemma_lora.train.packing import collate
-from gemma_lora.train.path import candidates, choose
+from gemma_lora.train.path import PATHS, candidates, choose
 from gemma_lora.train.trainer import autocast_for
 
 LENGTHS = (40, 7, 2 * WINDOW + 3, 1, WINDOW, 25)
@@ -148,7 +149,9 @@ def test_the_variants_hold_what_is_special_in_their_families():
 def test_packages_older_than_the_proof_are_refused():
     for family in FAMILIES.values():
         check_versions(family)
-    old = Family("x", "Gemma X", "X", versions={"transformers": "99.1", "peft": "0.1"})
+    old = replace(
+        FAMILIES["gemma"], title="Gemma X", versions={"transformers": "99.1", "peft": "0.1"}
+    )
     with pytest.raises(EnvironmentFault) as error:
         check_versions(old)
     assert [line.split(", ")[1] for line in error.value.details] == ["Gemma X needs 99.1"]
@@ -377,6 +380,29 @@ def test_every_path_of_training_gives_the_plain_forwards_gradients(ready):
             # these two magnify: PEFT's own fp32 gradient is 2e-4 from that in fp64
             magnifies = ready.variant.name in ("gemma4-small", "gemma4-whole")
             same(taken(nll_sum(model, batch)), expected, tolerance=1e-3 if magnifies else 2e-5)
+
+
+def test_the_row_says_what_a_layer_is_made_of(ready):
+    """Memory is counted by the row, and the layers that it names are those computed by hand."""
+    model, family = ready.tuned(), ready.family
+    layer = model.get_base_model().model.layers[0]
+    norms = [name for name, _ in layer.named_children() if name.endswith("layernorm")]
+    shape = models.check_access(ready.ref).shape
+    assert shape.norms == family.norms == len(norms)
+    assert shape.head_norms == family.head_norms == hasattr(layer.self_attn, "q_norm")
+    with PATHS["packed"].active(model, dropout=0.0, seed=0, shared=True):
+        by_hand = {m for m in model.modules() if "forward" in vars(m)}
+        joined = {
+            type(m).__name__
+            for m in model.modules()
+            if any(
+                c in by_hand and getattr(vars(c)["forward"], "group", None) for c in m.children()
+            )
+        }
+    kinds = {type(m).__name__ for m in by_hand if not isinstance(m, BaseTunerLayer)}
+    assert kinds == {family.fused_norm, family.fused_mlp} - {None}
+    assert joined == {family.fused_attention} - {None}
+    assert shape.fused_mlp == (type(layer.mlp).__name__ in kinds)
 
 
 # ---------------------------------------------------------------------- adapters

@@ -106,7 +106,7 @@ class ModelConfig(_Section):
     model: str = "starter"
     """`starter` (shipped, for demonstration), a local folder, or a hub id such as google/gemma-2b-it, with @revision."""
     precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
-    """Number format of the frozen weights. auto: bf16 where the device computes in it, else fp32."""
+    """Number format of the frozen weights. auto: bf16 on a GPU that computes in it; on a CPU fp32, and bf16 only where fp32 does not fit the free memory; else fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute. auto: a GPU if there is one."""
 

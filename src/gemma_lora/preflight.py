@@ -97,31 +97,40 @@ def need_room_to_answer(config: Config) -> None:
 
 
 def outlook(config: Config) -> Callable[[Any, Any], dict[str, Any]]:
-    """What training will take of memory, from tokens and tokens with loss of each row."""
+    """What training will take of memory, from tokens and tokens with loss of each training row."""
     from gemma_lora import model
-    from gemma_lora.model.budget import Lengths, of_each, plan, share
+    from gemma_lora.model.fitting import plan_training
 
     def plan_of(lengths: Any, supervised: Any) -> dict[str, Any]:
         facts = model.check_access(model.resolve(config.model.model))
         device = str(model.decide_device(config.model))
-        precision = str(model.decide_precision(config.model, device, facts))
-        per_step = config.train.batch * config.train.accumulation
-        how = {"device": device, "precision": precision}
         processes = launch().size
         try:
-            budget = plan(
+            precision, budget = plan_training(
                 config,
-                facts.shape,
-                Lengths.of(lengths, supervised, per_step=per_step),
-                name=facts.ref.name,
-                free=of_each(model.free_memory(device), device, processes),
+                facts,
+                lengths,
+                supervised,
                 device=device,
-                precision=precision,
-                share=share(config, lengths, processes),
-                shards=processes if processes > 1 and shards(config.train.shard_weights) else 1,
+                processes=processes,
+                sharded=processes > 1 and shards(config.train.shard_weights),
             )
         except EnvironmentFault as fault:  # training itself stops with it
-            return {**how, "fits": False, "problem": str(fault).splitlines()[0]}
-        return {**how, "fits": budget.warning is None, "problem": budget.warning, **budget.facts()}
+            return {
+                "device": device,
+                "precision": config.model.precision,
+                "fits": False,
+                "problem": fault.found,
+                "details": [*fault.details, *([fault.remedy] if fault.remedy else [])],
+            }
+        return {
+            "device": device,
+            "precision": str(precision),
+            "precision_reason": precision.reason,
+            "fits": budget.warning is None,
+            "problem": budget.warning,
+            "details": [],
+            **budget.facts(),
+        }
 
     return plan_of

@@ -17,6 +17,7 @@ from gemma_lora.audit import audit, prepare, show
 from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.errors import ConfigError, DataError
+from gemma_lora.preflight import outlook
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.records import Example
 from gemma_lora.rundir import RunDir, read_json, read_jsonl
@@ -431,6 +432,96 @@ def test_show_fits_a_screen_and_marks_loss(made: Any, fmt: PromptFormat) -> None
     assert len(text.splitlines()) <= 45
     coloured = screen(facts, colour=True)
     assert "\x1b[1;32m⟦" in coloured
+
+
+# ---------------------------------------------------------------- the plan of memory
+
+GIB = 2**30
+
+
+def planned(
+    config: Config, fmt: PromptFormat, monkeypatch: pytest.MonkeyPatch, free: float, **more: Any
+) -> dict[str, Any]:
+    """The audit's facts with so many bytes free, for the shipped model on a CPU."""
+    monkeypatch.setattr("gemma_lora.model.fitting.free_memory", lambda _device: int(free))
+    config = Config.model_validate(
+        {**config.model_dump(), "model": {"device": "cpu", **more.pop("model", {})}, **more}
+    )
+    return audit(config, fmt, quiet(), outlook=outlook(config))
+
+
+def memory_lines(facts: dict[str, Any]) -> list[str]:
+    lines = screen(facts).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("memory "))
+    rest = next(n for n, line in enumerate(lines[start:]) if not line.strip())
+    assert len(lines) <= 45
+    return lines[start : start + rest]
+
+
+def test_the_plan_is_shown_and_kept(made: Any, fmt: PromptFormat, monkeypatch: Any) -> None:
+    facts = planned(made(plain(60)), fmt, monkeypatch, 4 * GIB)
+    plan = facts["memory"]
+    assert (plan["fits"], plan["problem"], plan["details"]) == (True, None, [])
+    assert (plan["device"], plan["precision"]) == ("cpu", "fp32")
+    assert plan["gradient_checkpointing"] is False
+    assert plan["predicted_bytes"] == sum(plan["predicted_parts"].values())
+    size = plan["predicted_bytes"] / GIB
+    assert memory_lines(facts) == [
+        f"memory    {size:.1f} GiB to train (cpu, fp32): {plan['micro_batch_tokens']} tokens at once, "
+        "checkpointing off"
+    ]
+
+
+def test_where_nothing_fits_the_screen_and_the_file_say_what_would(
+    made: Any, fmt: PromptFormat, monkeypatch: Any
+) -> None:
+    facts = planned(made(plain(60)), fmt, monkeypatch, 2**20, model={"precision": "fp32"})
+    plan = facts["memory"]
+    assert plan["fits"] is False
+    assert "in fp32 needs" in plan["problem"]
+    assert "\n" not in plan["problem"]
+    for what in ("starter in bf16 needs", "with --max-length", "its weights alone are"):
+        assert any(what in line for line in plan["details"])
+    text = " ".join(" ".join(memory_lines(facts)).split())
+    assert text == " ".join(["memory", plan["problem"], *plan["details"]])
+
+
+def test_settings_that_will_not_fit_are_shown_with_what_would(
+    made: Any, fmt: PromptFormat, monkeypatch: Any
+) -> None:
+    config = made(plain(60))
+    least = planned(config, fmt, monkeypatch, 4 * GIB)["memory"]["predicted_bytes"]
+    train = {"micro_batch_tokens": 4096, "batch": 64, "gradient_checkpointing": False}
+    facts = planned(config, fmt, monkeypatch, least, train=train)
+    plan = facts["memory"]
+    assert (plan["fits"], plan["micro_batch_tokens"]) == (False, 4096)
+    assert "as set" in plan["problem"]
+    shown = " ".join(" ".join(memory_lines(facts)).split())
+    assert "4096 tokens at once, checkpointing off" in shown
+    assert plan["problem"] in shown
+
+
+def test_the_plan_counts_the_rows_that_are_trained_on(
+    made: Any, fmt: PromptFormat, tmp_path: Path
+) -> None:
+    rows = [[question, "word " * (3 + n)] for n, (question, _) in enumerate(plain(60))]
+    for seed in range(9):  # till the longest row is not to be trained on
+        asked: list[list[list[int]]] = []
+
+        def remember(*counts: Any, asked: Any = asked) -> dict[str, Any]:
+            asked.append([sorted(c.tolist()) for c in counts])
+            return {}
+
+        run = RunDir(tmp_path / f"run{seed}")
+        config = made(rows).model_copy(update={"seed": seed})
+        facts = prepare(config, fmt, run, quiet(), outlook=remember)
+        encoded = [fmt.example(row.messages) for row in split(run)["train"]]
+        assert asked == [
+            [sorted(len(e) for e in encoded), sorted(sum(e.supervised) for e in encoded)]
+        ]
+        if asked[0][0][-1] < facts["tokens"]["longest"]:
+            return
+    pytest.fail("the longest row was trained on with every seed")
 
 
 def test_rendered_row_is_what_training_sees(made: Any, fmt: PromptFormat) -> None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from transformers import Gemma3nTextConfig, Gemma3TextConfig
+from support.training import make_config, make_run, talking, text_of
+from support.variants import VARIANTS, Variant, text_config
+from transformers import Gemma3nTextConfig, Gemma3TextConfig, GemmaConfig
 
+from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.errors import EnvironmentFault
+from gemma_lora.model import BaseFacts, fitting
 from gemma_lora.model.budget import Budget, Lengths, plan
+from gemma_lora.model.families import FAMILIES
+from gemma_lora.model.fitting import plan_training
 from gemma_lora.model.memory import Load, Shape, forecast
+from gemma_lora.rundir import read_json
+from gemma_lora.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -102,7 +112,10 @@ def test_an_mlp_that_autograd_computes_keeps_twice_as_much():
         )
         assert other - one == layers * 512 * 2 * GEMMA_2B.mlp * 4
     kinds = {"gemma3n_text": Gemma3nTextConfig(), "gemma3_text": Gemma3TextConfig()}
-    fused = {k: Shape.of(c, parameters=1, stored_bytes=2).fused_mlp for k, c in kinds.items()}
+    fused = {
+        k: Shape.of(c, FAMILIES[k], parameters=1, stored_bytes=2).fused_mlp
+        for k, c in kinds.items()
+    }
     assert fused == {"gemma3n_text": False, "gemma3_text": True}
 
 
@@ -147,6 +160,136 @@ def test_nothing_fits_is_an_error_that_says_what_would():
     assert "Gemma in bf16 needs" in text
     assert "--max-length 256" in text
     assert "20.0 GiB are free" in text
+
+
+# ---------------------------------------------------------------------- precision that fits
+
+
+TOKENS = np.array([512] * 16 + [60] * 100)
+
+
+@pytest.fixture
+def two_billion(tiny_folder) -> BaseFacts:
+    """Facts of Gemma 2B with 16-bit files, from its config: nothing of it is loaded."""
+    config = GemmaConfig(
+        hidden_size=2048,
+        intermediate_size=16_384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        vocab_size=256_000,
+    )
+    size = 2_506_172_416
+    return replace(
+        models.check_access(models.resolve(str(tiny_folder("gemma")))),
+        parameters=size,
+        shape=Shape.of(config, FAMILIES["gemma"], parameters=size, stored_bytes=2),
+    )
+
+
+def fitted(facts: BaseFacts, *, precision: str = "auto", **other: Any) -> tuple[Any, Budget]:
+    config = Config.model_validate({"model": {"precision": precision}})
+    return plan_training(config, facts, TOKENS, TOKENS // 2, device="cpu", **other)
+
+
+def memory(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+    monkeypatch.setattr(fitting, "free_memory", lambda _device: int(gib * GIB))
+
+
+def test_auto_takes_the_precision_that_fits(two_billion, monkeypatch):
+    """fp32 of 16-bit files needs 14 GiB while they are read, more than a step does."""
+    found = {}
+    for gib in (20, 13, 12, 8):
+        memory(monkeypatch, gib)
+        found[gib], budget = fitted(two_billion)
+        assert budget.forecast.total <= gib * GIB
+    assert found == {20: "fp32", 13: "bf16", 12: "bf16", 8: "bf16"}
+    assert "it fits" in found[20].reason
+    assert re.search(r"in fp32 needs 14\.\d GiB .* 13\.0 GiB are free; slower", found[13].reason)
+
+
+def test_a_precision_that_was_asked_for_or_settled_stays(two_billion, monkeypatch):
+    memory(monkeypatch, 13)
+    for way in ({"precision": "fp32"}, {"precision": "bf16"}):
+        if way["precision"] == "bf16":
+            assert fitted(two_billion, **way)[0] == "bf16"
+            continue
+        with pytest.raises(EnvironmentFault, match="in fp32 needs") as found:
+            fitted(two_billion, **way)
+        assert "--precision bf16" in str(found.value.remedy)
+    memory(monkeypatch, 20)
+    config = Config.model_validate({"model": {"precision": "auto"}})
+    settled = plan_training(
+        config, two_billion, TOKENS, TOKENS // 2, device="cpu", precision="bf16"
+    )
+    assert settled[0] == "bf16"
+
+
+def test_processes_that_share_a_cpu_decide_by_their_part_of_its_memory(two_billion, monkeypatch):
+    memory(monkeypatch, 26)
+    assert [fitted(two_billion, processes=n)[0] for n in (1, 2)] == ["fp32", "bf16"]
+
+
+def test_where_neither_fits_the_fault_says_what_each_needs(two_billion, monkeypatch):
+    memory(monkeypatch, 3)
+    with pytest.raises(EnvironmentFault, match="gemma in bf16 needs") as found:
+        fitted(two_billion)
+    assert any("gemma in fp32 needs" in line for line in found.value.details)
+    assert any("--max-length 256" in line for line in found.value.details)
+    assert "--precision" not in str(found.value.remedy)
+    assert two_billion.ref.location not in str(found.value)  # nor does audit.json say where it lies
+
+
+def test_training_takes_the_precision_that_fits_says_why_and_keeps_it(
+    two_billion, tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(models, "check_access", lambda _ref: two_billion)
+    memory(monkeypatch, 13)
+    run, console = make_run(tmp_path / "run", train=8), talking()
+    result = train(make_config(tiny_folder("gemma")), run, console)
+    assert result["decisions"]["precision"] == "bf16"
+    assert re.search(r"; bf16 \(gemma in fp32 needs 14\.\d GiB .*; slower", text_of(console))
+    states = [read_json(path) for path in run.checkpoints.glob("*/state.json")]
+    assert states
+    assert {state["decisions"]["precision"] for state in states} == {"bf16"}
+
+
+# ---------------------------------------------------------------------- families
+
+
+FORECASTS = {
+    "gemma": (49_796_171, 1_077_145_968),
+    "gemma2": (110_615_756, 1_096_427_200),
+    "gemma3-text": (55_906_994, 1_077_821_808),
+    "gemma3-vision": (55_906_994, 1_077_821_808),
+    "gemma3n-text": (72_435_515, 1_080_241_864),
+    "gemma3n-whole": (72_435_515, 1_080_241_864),
+    "gemma4-small": (67_239_534, 1_079_652_040),
+    "gemma4-large": (59_252_542, 1_079_144_136),
+    "gemma4-experts": (59_252_542, 1_079_144_136),
+    "gemma4-whole": (67_239_534, 1_079_652_040),
+    "gemma4-experts-whole": (59_252_542, 1_079_144_136),
+    "gemma4-unified-text": (59_252_542, 1_079_144_136),
+    "gemma4-unified-whole": (59_252_542, 1_079_144_136),
+}
+"""Bytes on a CPU in fp32, and on a GPU in bf16 with recomputation, from before the table of families said
+what memory is counted by."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_forecasts_are_those_from_before_the_table(variant: Variant):
+    family = FAMILIES[variant.model_type]
+    shape = Shape.of(text_config(variant), family, parameters=100_000, stored_bytes=2)
+    ways = (("cpu", "fp32", False), ("cuda", "bf16", True))
+    found = [
+        forecast(shape, load(device, precision=kind, checkpointing=on)).total
+        for device, kind, on in ways
+    ]
+    assert tuple(found) == FORECASTS[variant.name]
+
+
+# ---------------------------------------------------------------------- predicted and measured
 
 
 def measured(case: str, runs: int, folder: Path) -> list[tuple[str, float]]:

@@ -29,6 +29,7 @@ from support.training import example, make_config, make_run, quiet, talking, tex
 from gemma_lora import model as models
 from gemma_lora.config import Config
 from gemma_lora.data.tokens import tokenise
+from gemma_lora.model import fitting
 from gemma_lora.preflight import outlook
 from gemma_lora.rundir import RunDir, read_json
 from gemma_lora.train import follow, processes, release, train
@@ -337,7 +338,7 @@ def test_the_plan_of_an_audit_is_that_of_its_launch(tiny_folder, tmp_path, monke
         max_length=config.train.max_length,
         keep_answer=False,
     )
-    monkeypatch.setattr(models, "free_memory", lambda device: 2**34)
+    monkeypatch.setattr(fitting, "free_memory", lambda device: 2**34)
     plans = []
     for size in ("1", "2"):
         with monkeypatch.context() as patch:

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gemma_lora.audit.facts import (
@@ -65,7 +66,7 @@ class _File:
 
 
 Outlook = Callable[[NDArray[Any], NDArray[Any]], dict[str, Any]]
-"""Memory that training will take, from tokens and tokens with loss of each row."""
+"""Memory that training will take, from tokens and tokens with loss of each training row."""
 
 
 def prepare(
@@ -176,8 +177,11 @@ def _examine(
     sides.extend("test" for _ in range(len(test_rows)))
     split = _Split(own, test_rows, questions.clusters, sides)
     facts = _facts(config, fmt, data, test, questions, sides, console)
+    trained = np.array([side == "train" for side in sides[: len(own)]])
     measured = data.measured
-    facts["memory"] = outlook(measured.lengths, measured.supervised) if outlook else None
+    facts["memory"] = (
+        outlook(measured.lengths[trained], measured.supervised[trained]) if outlook else None
+    )
     facts["warnings"] = console.warnings[before:]
     return facts, split
 

@@ -184,16 +184,22 @@ def _memory(audit: Mapping[str, Any]) -> list[Text]:
     plan = audit.get("memory")
     if not plan:
         return []
-    if "predicted_bytes" not in plan:
-        return [Text(f"memory    {plan['problem']}", "yellow")]
-    recomputed = "on" if plan["gradient_checkpointing"] else "off"
-    return [
-        Text(
-            f"memory    {plan['predicted_bytes'] / 2**30:.1f} GiB to train ({plan['device']}, "
+    told: list[str] = [plan["problem"]] if plan["problem"] else []
+    if "predicted_bytes" in plan:
+        recomputed = "on" if plan["gradient_checkpointing"] else "off"
+        told.insert(
+            0,
+            f"{plan['predicted_bytes'] / 2**30:.1f} GiB to train ({plan['device']}, "
             f"{plan['precision']}): {plan['micro_batch_tokens']} tokens at once, checkpointing "
             f"{recomputed}",
+        )
+    told += plan.get("details", [])
+    return [
+        Text(
+            f"{'' if number else 'memory':<10}{_fit(harmless(line), 2 * WIDTH - 20)}",
             "" if plan["fits"] else "yellow",
         )
+        for number, line in enumerate(told)
     ]
 
 

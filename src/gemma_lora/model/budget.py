@@ -175,8 +175,8 @@ def plan(
             f"gradient checkpointing and {least.tokens} tokens at once; {_gib(free)} GiB are free",
             where=device,
             details=smaller,
-            remedy="use a lower --max-length, --precision bf16, a smaller model of the family, or a "
-            "device with more memory",
+            remedy=f"use a lower --max-length, {'--precision bf16, ' if precision == 'fp32' else ''}"
+            "a smaller model of the family, or a device with more memory",
         )
     chosen = min(wanted, key=lambda way: way.forecast.total)
     warning = (

@@ -79,6 +79,18 @@ class Family:
     gemma_terms: bool = True
     """Whether the weights are under the Gemma Terms of Use where no model card says otherwise."""
 
+    norms: int = field(kw_only=True)
+    """Normalisations of a layer over the hidden size, as memory is counted."""
+    head_norms: bool = field(kw_only=True)
+    """Whether queries and keys are normalised, and so kept twice."""
+    fused_attention: str | None = None
+    """Class that asks for q, k and v of one input, always and in this order: train/fused.py computes
+    them together. This and the next two are names in transformers; None: autograd computes it."""
+    fused_norm: str | None = None
+    """Class that normalises by (1 + weight) in fp32."""
+    fused_mlp: str | None = None
+    """Class that computes down(act(gate(x)) * up(x)) and nothing else."""
+
     refused: tuple[Kind, ...] = ()
     notes: tuple[Kind, ...] = ()
     """What a user must know of such a model before training it."""
@@ -89,10 +101,20 @@ _GEMMA_3 = Family(
     "Gemma 3",
     "Gemma3ForCausalLM",
     fp16_refusal=_FP16.format("Gemma 3"),
+    norms=4,
+    head_norms=True,
+    fused_attention="Gemma3Attention",
+    fused_norm="Gemma3RMSNorm",
+    fused_mlp="Gemma3MLP",
     refused=(Kind("use_bidirectional_attention", True, _BIDIRECTIONAL),),
 )
 _GEMMA_3N = Family(
-    "gemma3n_text", "Gemma 3n", "Gemma3nForCausalLM", fp16_refusal=_FP16.format("Gemma 3n")
+    "gemma3n_text",
+    "Gemma 3n",
+    "Gemma3nForCausalLM",
+    fp16_refusal=_FP16.format("Gemma 3n"),
+    norms=4,
+    head_norms=True,  # layers that share keys and values ask for q only; its MLP drops most of gate
 )
 _GEMMA_4 = Family(
     "gemma4_text",
@@ -102,6 +124,9 @@ _GEMMA_4 = Family(
     published_template=TURNS_4,
     stop_tokens=("<turn|>",),
     gemma_terms=False,  # Apache-2.0
+    norms=4,
+    head_norms=True,
+    fused_mlp="Gemma4TextMLP",
     refused=(Kind("use_bidirectional_attention", "all", _BIDIRECTIONAL),),
     notes=(
         Kind(
@@ -113,7 +138,10 @@ _GEMMA_4 = Family(
     ),
 )
 _GEMMA_4_UNIFIED = replace(
-    _GEMMA_4, model_type="gemma4_unified_text", text_class="Gemma4UnifiedForCausalLM"
+    _GEMMA_4,
+    model_type="gemma4_unified_text",
+    text_class="Gemma4UnifiedForCausalLM",
+    fused_mlp="Gemma4UnifiedTextMLP",
 )
 
 
@@ -131,13 +159,27 @@ def _whole(text: Family, model_type: str) -> Family:
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
-        Family("gemma", "Gemma 1", "GemmaForCausalLM"),
+        Family(
+            "gemma",
+            "Gemma 1",
+            "GemmaForCausalLM",
+            norms=2,
+            head_norms=False,
+            fused_attention="GemmaAttention",
+            fused_norm="GemmaRMSNorm",
+            fused_mlp="GemmaMLP",
+        ),
         Family(
             "gemma2",
             "Gemma 2",
             "Gemma2ForCausalLM",
             attention="eager",
             attention_reason="its soft-capped attention scores exist in no fused kernel of PyTorch",
+            norms=4,
+            head_norms=False,
+            fused_attention="Gemma2Attention",
+            fused_norm="Gemma2RMSNorm",
+            fused_mlp="Gemma2MLP",
         ),
         _GEMMA_3,
         _whole(_GEMMA_3, "gemma3"),

@@ -120,6 +120,7 @@ def check_access(ref: BaseRef) -> BaseFacts:
         attention_reason=family.attention_reason,
         shape=Shape.of(
             text,
+            family,
             parameters=parameters,
             stored_bytes=4 if stored == "float32" else 2,
             layer_sizes=[
@@ -190,7 +191,8 @@ def decide_precision(config: ModelConfig, device: str, facts: BaseFacts) -> Choi
     """`fp32`, `bf16` or `fp16` for the frozen weights; ConfigError for what would fail silently.
 
     On a CPU `auto` is fp32: it is exact, and bf16 matrix products are fast only on the few CPUs with
-    AMX or AVX512-BF16; bf16 is taken there only where fp32 weights would not fit the free memory.
+    AMX or AVX512-BF16; bf16 is taken there only where fp32 weights would not fit the free memory. That
+    is for models that are asked; training takes more than its weights (`fitting.plan_training`).
     """
     device = str(device)
     if config.precision == "fp16":

@@ -1,7 +1,7 @@
 """How much memory training will take, by arithmetic on the model's config, before anything is loaded.
 
 `forecast` adds up what `train/fused.py`, `train/attention.py` and `train/loss.py` keep and work with;
-`Shape` holds the sizes it needs. Every term names what it stands for; docs/training.md has the table of
+`Shape` holds the sizes it needs. Every term names what it stands for; docs/benchmarks.md has the table of
 predictions and measurements. `reuse_freed_blocks` and `return_freed_blocks` tell the C library what to do with
 free memory. Imports no torch; reads and writes no file.
 """
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from gemma_lora.model.families import Family
 
 __all__ = [
     "CHUNK_BYTES",
@@ -53,16 +55,16 @@ class Shape:
     stored_bytes: int = 2
     """Of a number on disk."""
     norms: int = 2
-    """Normalisations of a layer over `hidden`: 2, or 4 from Gemma 2 on."""
+    """Normalisations of a layer over `hidden`; this and the next as the family's row has it."""
     head_norms: bool = False
-    """Queries and keys are normalised (Gemma 3 on)."""
+    """Queries and keys are normalised."""
     capped_attention: bool = False
     """Scores are soft-capped, so they are written out (Gemma 2)."""
     capped_head: bool = False
     window: int | None = None
     windowed_layers: int = 0
     fused_mlp: bool = True
-    """Whether train/fused.py computes the MLP in one (not that of Gemma 3n, which drops most of gate)."""
+    """Whether train/fused.py computes the MLP in one, as the family's row has it."""
     streams: int = 1
     """Copies of the hidden state that a layer carries along (AltUp of Gemma 3n)."""
     shared_out: int = 0
@@ -72,9 +74,14 @@ class Shape:
 
     @staticmethod
     def of(
-        text: Any, *, parameters: int, stored_bytes: int, layer_sizes: Sequence[int] = ()
+        text: Any,
+        family: Family,
+        *,
+        parameters: int,
+        stored_bytes: int,
+        layer_sizes: Sequence[int] = (),
     ) -> Shape:
-        """From a transformers text config. Layers that differ count as the largest of them.
+        """From a transformers text config and its family. Layers that differ count as the largest of them.
 
         `layer_sizes`: numbers in the matrices of each layer.
         """
@@ -89,7 +96,6 @@ class Shape:
                 values += value if isinstance(value, list) else [value]
             return int(max((v for v in values if v), default=other))
 
-        kind = str(text.model_type)
         types: Sequence[str] = getattr(text, "layer_types", None) or ()
         heads = largest("num_attention_heads", 1)
         head = largest("head_dim", int(text.hidden_size) // heads)
@@ -103,13 +109,13 @@ class Shape:
             vocabulary=int(text.vocab_size),
             parameters=parameters,
             stored_bytes=stored_bytes,
-            norms=2 if kind == "gemma" else 4,
-            head_norms=kind not in ("gemma", "gemma2"),
+            norms=family.norms,
+            head_norms=family.head_norms,
             capped_attention=getattr(text, "attn_logit_softcapping", None) is not None,
             capped_head=getattr(text, "final_logit_softcapping", None) is not None,
             window=getattr(text, "sliding_window", None),
             windowed_layers=sum(kind == "sliding_attention" for kind in types),
-            fused_mlp=not kind.startswith("gemma3n"),
+            fused_mlp=family.fused_mlp is not None,
             streams=largest("altup_num_inputs", 1),
             shared_out=sum(layer_sizes),
             largest_layer=max(layer_sizes, default=0),
@@ -282,10 +288,10 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
 def reuse_freed_blocks() -> None:
     """Let the C library keep what is freed from now on for the next block, on Linux with glibc.
 
-    By itself it gives blocks of some MiB back to the system again and again, and each new page is zeroed
-    and mapped anew: up to a tenth of a step (docs/training.md). The opposite, mapping all large blocks
-    singly, leaves the heap without holes but costs 30 % more CPU time a step: tried, dropped. Blocks above
-    32 MiB are always mapped singly.
+    By itself it gives blocks of some MiB back to the system again and again, and each page that it takes
+    anew is mapped and zeroed (what that costs by itself was not recorded). The opposite, mapping all large
+    blocks singly, leaves the heap without holes but costs 30 % more CPU time a step: tried, dropped
+    (docs/training.md). Blocks above 32 MiB are always mapped singly.
     """
     library = _c_library()
     if library is not None:

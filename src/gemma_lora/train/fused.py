@@ -24,6 +24,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.activations import GELUTanh
 
+from gemma_lora.model.families import family_of
 from gemma_lora.train.gated import gated, gated_backward, rows_at_once
 from gemma_lora.train.masks import Masks, Place
 from gemma_lora.train.products import Buffers, linear
@@ -32,12 +33,6 @@ __all__ = ["Installed", "installed"]
 
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Projections by the input that they read."""
-_ATTENTIONS = ("GemmaAttention", "Gemma2Attention", "Gemma3Attention")
-"""Those that ask for q, k and v of one input, always and in this order."""
-_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
-"""Normalisations by (1 + weight) in fp32."""
-_MLPS = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "Gemma4TextMLP")
-"""Those that compute down(act(gate(x)) * up(x)) and nothing else."""
 
 
 # ---------------------------------------------------------------------- adapted projections
@@ -317,8 +312,10 @@ class Installed(NamedTuple):
 def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> Generator[Installed]:
     """Train with the functions above inside.
 
-    `shared`: one dropout mask for projections with the same input; else one each, as PEFT does.
+    `shared`: one dropout mask for projections with the same input; else one each, as PEFT does. Which
+    modules of the model these functions compute is in the family's row (`model/families.py`).
     """
+    family = family_of(cast(Any, model.get_base_model()).config.model_type, where="the model")
     masks = Masks(dropout, seed)
     found = Installed(masks, [], Buffers())
     changed: list[nn.Module] = []
@@ -329,12 +326,15 @@ def installed(model: PeftModel, *, dropout: float, seed: int, shared: bool) -> G
 
     try:
         for parent in model.modules():
+            kind = type(parent).__name__
             projections = _projections(parent, masks if dropout else None, shared)
             for own in projections.values():
                 put(own.layer, own)
-            if len(projections) == 3 and _is_mlp(parent) and shared:
+            if kind == family.fused_attention and shared:
+                _join(projections)
+            if kind == family.fused_mlp and len(projections) == 3 and _is_gelu(parent) and shared:
                 put(parent, _mlp(projections, found.buffers))
-            if type(parent).__name__ in _NORMS and not parent.weight.requires_grad:
+            if kind == family.fused_norm and not parent.weight.requires_grad:
                 put(parent, _norm(parent))
         found.left.extend(name for name, m in model.named_modules() if _is_left(m, changed))
         yield found
@@ -349,7 +349,6 @@ def _projections(parent: nn.Module, masks: Masks | None, shared: bool) -> dict[s
     children = dict(parent.named_children())
     for names in _SHARED:
         place: Place | None = None
-        members: list[_Projection] = []
         for name in names:
             layer = children.get(name)
             if not _is_plain(layer):
@@ -357,12 +356,17 @@ def _projections(parent: nn.Module, masks: Masks | None, shared: bool) -> dict[s
             if masks is not None and (place is None or not shared):
                 place = masks.place()
             found[name] = _Projection(cast(PeftLinear, layer), place)
-            members.append(found[name])
-        if len(members) > 1 and type(parent).__name__ in _ATTENTIONS and shared:
+    return found
+
+
+def _join(projections: dict[str, _Projection]) -> None:
+    """Compute those that read the same input at once."""
+    for names in _SHARED:
+        members = [projections[name] for name in names if name in projections]
+        if len(members) > 1:
             group = _Group(members)
             for member in members:
                 member.group = group
-    return found
 
 
 def _is_left(module: nn.Module, changed: list[nn.Module]) -> bool:
@@ -386,9 +390,9 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _is_mlp(parent: nn.Module) -> bool:
-    """Whether `parent` is what `_Mlp` computes."""
-    return type(parent).__name__ in _MLPS and isinstance(parent.act_fn, GELUTanh)
+def _is_gelu(mlp: nn.Module) -> bool:
+    """Whether its activation is that of `_Mlp`."""
+    return isinstance(mlp.act_fn, GELUTanh)
 
 
 def _mlp(own: dict[str, _Projection], buffers: Buffers) -> Callable[[Tensor], Tensor]:

@@ -34,7 +34,8 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 ROOM = Buffers()
 """For chunks of logits: the same two blocks for every micro-batch, till training ends. Freed and lent anew
-by the C library they would be carved up by small blocks in between (docs/training.md)."""
+by the C library they could be carved up by small blocks in between, which leaves holes as the MLP's
+blocks did (docs/training.md); for these blocks alone it is not measured."""
 
 
 def causal_model(model: PeftModel) -> PreTrainedModel:

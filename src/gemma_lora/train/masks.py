@@ -3,7 +3,7 @@
 So a resumed run, a repeated step, a recomputed activation and another process drop the same numbers
 without any state being saved. On a CPU only the places of the dropped numbers are drawn: the gaps
 between them are geometric, so a rate of 0.05 takes a twentieth of the random numbers and of the
-writes that a mask takes (docs/training.md has the figures); they are kept until the next micro-batch.
+writes that a mask takes (docs/training.md: what masks took); they are kept until the next micro-batch.
 Elsewhere a mask comes from the device's own counter-based generator, once in the forward and once in
 the backward pass: kept in between, masks would take a fifth of what a layer keeps. Reads and writes no
 file.

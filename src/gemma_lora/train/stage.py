@@ -29,8 +29,9 @@ from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised, tokenised
 from gemma_lora.errors import DataError, EnvironmentFault
 from gemma_lora.launcher import launch, shards
-from gemma_lora.model.budget import Budget, Lengths, of_each, plan, share
+from gemma_lora.model.budget import Budget
 from gemma_lora.model.families import family_of
+from gemma_lora.model.fitting import plan_training
 from gemma_lora.model.memory import map_large_blocks, return_freed_blocks, reuse_freed_blocks
 from gemma_lora.prompt import PromptFormat
 from gemma_lora.rundir import RunDir, digest, file_digest, write_json
@@ -117,7 +118,7 @@ def follow() -> None:
         config = Config.model_validate(call["config"])
         run = RunDir(pathlib.Path(call["run"]))
         _need_same(run.train_rows.is_file(), "the run folder", world)
-        base, device, _ = _base(config)
+        base, device = _base(config)
         _need_same(str(device) == call["device"], f"the device ({device})", world)
         data = _tokenised(config, base.fmt, run, console)
         identity = _identity(config, run, base, str(device))
@@ -150,7 +151,7 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
     processes = launch().size
     tell_of_gpus(console, gpus=torch.cuda.device_count(), processes=processes)
     _need_rows(run)
-    base, device, precision = _base(config)
+    base, device = _base(config)
     if device == "mps" and processes > 1:
         raise EnvironmentFault(
             f"{processes} processes would share one Apple GPU",
@@ -161,28 +162,40 @@ def _prepared(config: Config, run: RunDir, console: Console) -> _Job:
     data = _tokenised(config, base.fmt, run, console)
     identity = _identity(config, run, base, str(device))
     found = resumable(run, identity, data.plan.steps, console)
-    saved = Decisions(**found.state["decisions"]) if found is not None else None
-    reason = precision.reason
-    if saved is not None and saved.precision != precision:
-        reason = f"as in the checkpoint; a new training would take {precision}: {reason}"
-    console.note(
-        f"{base.facts.family} {base.ref.name}; {saved.precision if saved else precision} ({reason}) "
-        f"on {device} ({device.reason})"
-    )
-    if found is not None and saved is not None:
+    on = f"on {device} ({device.reason})"
+    if found is not None:
+        chosen = _as_before(config, base, data, found, str(device), sharded)
+        console.note(f"{base.facts.family} {base.ref.name}; {chosen} ({chosen.reason}) {on}")
         decided = _asked_anew(config, base, data, found, identity, sharded, console)
     else:
+        chosen, budget = _planned(config, base, data, str(device), sharded)
+        console.note(f"{base.facts.family} {base.ref.name}; {chosen} ({chosen.reason}) {on}")
         decided = decide(
             config.train,
             device=str(device),
-            precision=str(precision),
+            precision=str(chosen),
             parameters=base.facts.parameters,
             steps=data.plan.steps,
             steps_per_epoch=data.plan.steps_per_epoch,
-            budget=_budget(config, base, data, str(device), str(precision), processes, sharded),
+            budget=budget,
             console=console,
         )
     return _Job(config, run, base, data, decided, identity, found, sharded)
+
+
+def _as_before(
+    config: Config, base: Base, data: Data, found: Checkpoint, device: str, sharded: bool
+) -> models.Choice:
+    """The checkpoint's precision, and why it is not another one."""
+    saved = Decisions(**found.state["decisions"]).precision
+    try:
+        fresh, _ = _planned(config, base, data, device, sharded)
+    except EnvironmentFault as fault:  # what is gone on with may still do: less was free then
+        return models.Choice(saved, f"as in the checkpoint; a new training: {fault.found}")
+    if fresh == saved:
+        return fresh
+    reason = f"as in the checkpoint; a new training would take {fresh}: {fresh.reason}"
+    return models.Choice(saved, reason)
 
 
 def _asked_anew(
@@ -214,8 +227,7 @@ def _asked_anew(
             f"before it was {_shown(getattr(saved, ASKED[name]))}"
         )
     wanted = config.model_copy(update={"train": config.train.model_copy(update=settings)})
-    processes = launch().size
-    budget = _budget(wanted, base, data, saved.device, saved.precision, processes, sharded)
+    _, budget = _planned(wanted, base, data, saved.device, sharded, precision=saved.precision)
     console.note(budget.line)
     if budget.warning is not None:
         console.warn(budget.warning)
@@ -299,37 +311,34 @@ def _need_rows(run: RunDir) -> None:
         )
 
 
-def _base(config: Config) -> tuple[Base, models.Choice, models.Choice]:
-    """The base model's facts, and the device and precision to train it with."""
+def _base(config: Config) -> tuple[Base, models.Choice]:
+    """The base model's facts, and the device to train it on; precisions that it does not stand are refused."""
     ref = models.resolve(config.model.model)
     base = Base(ref, models.check_access(ref), models.load_format(ref), models.weights_digest(ref))
     device = models.decide_device(config.model)
-    return base, device, models.decide_precision(config.model, device, base.facts)
+    models.decide_precision(config.model, device, base.facts)
+    return base, device
 
 
-def _budget(
+def _planned(
     config: Config,
     base: Base,
     data: Data,
     device: str,
-    precision: str,
-    processes: int,
     sharded: bool,
-) -> Budget:
-    """Tokens at once and checkpointing that fit the memory of this process."""
-    rows = data.train
-    per_step = config.train.batch * config.train.accumulation
-    free = models.free_memory(device)
-    return plan(
+    *,
+    precision: str | None = None,
+) -> tuple[models.Choice, Budget]:
+    """Precision (or the one that is settled), tokens at once and checkpointing that fit this process."""
+    return plan_training(
         config,
-        base.facts.shape,
-        Lengths.of(rows.lengths, rows.supervised, per_step=per_step),
-        name=base.ref.name,
+        base.facts,
+        data.train.lengths,
+        data.train.supervised,
         device=device,
+        processes=launch().size,
+        sharded=sharded,
         precision=precision,
-        free=of_each(free, device, processes),
-        share=share(config, rows.lengths, processes),
-        shards=processes if sharded else 1,
     )
 
 

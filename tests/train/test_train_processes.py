@@ -211,6 +211,31 @@ def test_a_dead_process_ends_the_others_with_the_cause(config, alone, tmp_path, 
     assert_same(run, alone)
 
 
+def test_a_lack_of_memory_in_the_sum_of_gradients_is_said_as_one(config, alone, tmp_path):
+    """It ends the job, since the others are in the sum; nobody is called dead who is not."""
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        honest, calls = processes.dist.all_reduce, []
+
+        def lacking(values: Any) -> Any:
+            calls.append(1)
+            if rank == 1 and len(calls) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return honest(values)
+
+        processes.dist.all_reduce = lacking
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [e.code for e in ended] == [3, 3]
+    assert "the memory does not suffice: CUDA out of memory" in ended[1].err
+    assert "gone" not in ended[1].err
+    assert "process 0 of 2: process 1 of 2 is gone" in ended[0].err
+    train(config, run, quiet())
+    assert_same(run, alone)
+
+
 def test_death_while_the_others_validate_leaves_the_step(config, alone, tmp_path):
     run = make_run(tmp_path / "run", train=ROWS)
 

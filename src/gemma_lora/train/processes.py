@@ -29,6 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.launcher import Launch, launch
+from gemma_lora.train.shortage import out_of_memory
 
 __all__ = ["ALONE", "World", "flat_gradients", "following", "led", "put_gradients", "release"]
 
@@ -93,10 +94,12 @@ class World:
 
     @contextmanager
     def noticing(self) -> Generator[None]:
-        """A failure inside becomes an EnvironmentFault that says who is gone."""
+        """A failure inside becomes an EnvironmentFault that says who is gone; a lack of memory stays one."""
         try:
             yield
         except RuntimeError as error:  # gloo: closed connection, timeout; NCCL: DistBackendError
+            if out_of_memory(error):  # here, and not in another process
+                raise
             gone = self._watch.silent() if self._watch is not None else [0]
             names = ", ".join(str(rank) for rank in gone)
             raise EnvironmentFault(

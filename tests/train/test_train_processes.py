@@ -432,17 +432,30 @@ def test_a_whole_run_under_torchrun_is_the_run_of_one_process(cli, tmp_path):
     }
 
 
-@pytest.mark.full  # the same by fork in test_train_sharding.py
-def test_fsdp_by_accelerate_launch_shards_and_ends_as_one_process(cli, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "told"),
+    [
+        ("accelerate", "2 processes share the micro-batches"),
+        # the same by fork in test_train_sharding.py
+        pytest.param(
+            "fsdp",
+            "frozen weights are sharded: each of 2 processes holds",
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_two_steps_under_accelerate_launch_are_those_of_one_process(launcher, told, cli, tmp_path):
     data = write_rows(tmp_path / "data.csv")
-    arguments = ("train", data, *FAST, "--micro-batch-tokens", "128")
-    launcher = started("fsdp", *arguments, "--out", tmp_path / "two", folder=tmp_path)
+    arguments = ("train", data, *FAST, "--epochs", "0.4", "--micro-batch-tokens", "128")
+    job = started(launcher, *arguments, "--out", tmp_path / "two", folder=tmp_path)
     one = cli.run([*arguments, "--out", tmp_path / "one"], cwd=tmp_path)
-    code = launcher.wait(200)
+    code = job.wait(200)
     err = (tmp_path / "err").read_text()
     assert (one.code, code) == (0, 0), err
-    assert "frozen weights are sharded: each of 2 processes holds" in err
-    assert_same(RunDir(tmp_path / "two"), RunDir(tmp_path / "one"))
+    assert told in err
+    two = RunDir(tmp_path / "two")
+    assert (read_json(two.training)["processes"], read_json(two.training)["steps_done"]) == (2, 2)
+    assert_same(two, RunDir(tmp_path / "one"))
 
 
 @pytest.mark.full  # the same by fork above

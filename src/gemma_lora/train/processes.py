@@ -6,7 +6,8 @@ then the gradients of the adapter are summed, and each makes the same change of 
 first process leads: it alone prepares, decides, reads and writes the run folder, and calls the others
 when training begins (`led`, `following`). Small numbers always go over gloo, which reports a closed
 connection at once; gradients on GPUs over NCCL, entered only when all are known to be there.
-Every failed exchange becomes an EnvironmentFault that names the process that is gone.
+Every failed exchange becomes an EnvironmentFault that names the process that is gone, if one is (one that
+hangs still gives signs of life); a lack of memory in it stays one.
 Reads and writes no file.
 """
 

@@ -443,6 +443,7 @@ def test_a_whole_run_under_torchrun_is_the_run_of_one_process(cli, tmp_path):
             marks=pytest.mark.full,
         ),
     ],
+    ids=["accelerate", "fsdp"],
 )
 def test_two_steps_under_accelerate_launch_are_those_of_one_process(launcher, told, cli, tmp_path):
     data = write_rows(tmp_path / "data.csv")

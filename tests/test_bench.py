@@ -170,6 +170,24 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((out / "speed.json").read_text())
 
 
+def test_the_profile_says_what_reading_the_rows_takes(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT / "src")]),
+    }
+    command = [sys.executable, "-m", "bench", "profile", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found = json.loads((tmp_path / "profile.json").read_text())["profile"]
+    (rows,) = [op for op in found["ops"] if op["op"] == "rows (read, packed, collated)"]
+    assert rows["calls"] == 1  # of the one step that is profiled
+    assert 0 < rows["ms"] < found["seconds"] * 1e3
+    assert found["others_share"] + sum(op["share"] for op in found["ops"]) == pytest.approx(
+        1, abs=0.01
+    )
+    assert f"| rows (read, packed, collated) | {rows['share']:.1%} |" in done.stdout
+
+
 def test_the_harness_works(quick: dict[str, Any]) -> None:
     assert set(quick["summary"]["contestants"]) == {"ours", "stock"}
     (one,) = quick["rounds"]

@@ -128,6 +128,61 @@ def test_the_best_and_the_two_newest_are_kept(tmp_path):
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "4", "5"]
 
 
+def damage(path):
+    file = path / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def steps_in(root):
+    return sorted(int(path.name[5:]) for path in root.glob("step-*"))
+
+
+def test_damaged_ones_that_were_passed_over_push_out_no_whole_one(tmp_path):
+    for step in (80, 90, 100, 110):
+        save(tmp_path, step)
+    for step in (100, 110):
+        damage(checkpoints.folder_of(tmp_path, step))
+    console = talking()
+    found = checkpoints.newest(tmp_path, console)
+    assert found is not None
+    assert found.step == 90
+    assert f"2 checkpoints are set aside in {tmp_path} (set-aside-*)" in text_of(console)
+    save(tmp_path, 95)
+    checkpoints.prune(tmp_path, best=None)
+    assert steps_in(tmp_path) == [90, 95]
+    assert whole_at(tmp_path) == 95
+    assert (tmp_path / "set-aside-1-step-00000100" / "state.json").is_file()  # nothing is lost
+
+
+def as_link(path):
+    path.symlink_to(path.parent / "step-00000001", target_is_directory=True)
+
+
+@pytest.mark.parametrize(
+    "planted", [lambda path: path.mkdir(), lambda path: path.write_text("x"), as_link]
+)
+def test_a_planted_step_far_ahead_takes_no_place(planted, tmp_path):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+        planted(tmp_path / "step-99999999")
+        assert whole_at(tmp_path) == step  # told and renamed each time, to another name
+        checkpoints.prune(tmp_path, best=None)
+        assert steps_in(tmp_path) == [step - 1, step][-min(step, 2) :]
+    names = {path.name for path in tmp_path.glob("set-aside-*")}
+    assert names == {f"set-aside-{n}-step-99999999" for n in (1, 2, 3, 4)}
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    damage(save(tmp_path, 1))
+
+    def refusing(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(checkpoints.Path, "rename", refusing)
+    with pytest.raises(EnvironmentFault, match="Permission denied"):
+        checkpoints.newest(tmp_path, quiet())
+
+
 class Bomb:
     """Unpickled, it leaves a file."""
 

@@ -321,14 +321,22 @@ def test_another_budget_continues_the_folder_and_the_same_one_stays_halved(
     assert "starts over" not in told
 
 
-# ---------------------------------------------------------------------- MPS
+# ---------------------------------------------------------------------- other devices
 
 
 def test_the_memory_faults_of_every_device_are_known():
     text = "MPS backend out of memory (MPS allocated: 17.50 GiB, max allowed: 18.13 GiB)"
-    for error in (*LACKS, RuntimeError(text)):
+    cublas = RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    )
+    driver = torch.AcceleratorError(
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+    )
+    for error in (*LACKS, RuntimeError(text), cublas, driver):
         assert trainers.out_of_memory(error)
     assert not trainers.out_of_memory(RuntimeError("shapes do not fit"))
+    other = "CUDA error: an illegal memory access was encountered"
+    assert not trainers.out_of_memory(torch.AcceleratorError(other))
 
 
 class NoDoubles(TorchFunctionMode):

@@ -186,8 +186,13 @@ def test_attention_that_fails_is_told_and_not_used(error, tiny_folder, rows, bac
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 5 bytes")],
-    ids=["cuda", "cpu"],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("can't allocate memory: 5 bytes"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED, no memory for a handle"),
+    ],
+    ids=["cuda", "cpu", "driver", "cublas"],
 )
 def test_a_lack_of_memory_is_no_fault_of_the_path(error, tiny_folder, rows, backend):
     def failing(*_, **__):

@@ -212,6 +212,31 @@ def test_a_dead_process_ends_the_others_with_the_cause(config, alone, tmp_path, 
     assert_same(run, alone)
 
 
+def test_a_lack_of_memory_in_the_sum_of_gradients_is_said_as_one(config, alone, tmp_path):
+    """It ends the job, since the others are in the sum; nobody is called dead who is not."""
+    run = make_run(tmp_path / "run", train=ROWS)
+
+    def work(rank: int) -> None:
+        honest, calls = processes.dist.all_reduce, []
+
+        def lacking(values: Any) -> Any:
+            calls.append(1)
+            if rank == 1 and len(calls) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return honest(values)
+
+        processes.dist.all_reduce = lacking
+        work_on(config, run)(rank)
+
+    ended = launched(2, work, tmp_path / "streams")
+    assert [e.code for e in ended] == [3, 3]
+    assert "the memory does not suffice: CUDA out of memory" in ended[1].err
+    assert "gone" not in ended[1].err
+    assert "process 0 of 2: process 1 of 2 is gone" in ended[0].err
+    train(config, run, quiet())
+    assert_same(run, alone)
+
+
 def test_death_while_the_others_validate_leaves_the_step(config, alone, tmp_path):
     run = make_run(tmp_path / "run", train=ROWS)
 
@@ -408,17 +433,31 @@ def test_a_whole_run_under_torchrun_is_the_run_of_one_process(cli, tmp_path):
     }
 
 
-@pytest.mark.full  # the same by fork in test_train_sharding.py
-def test_fsdp_by_accelerate_launch_shards_and_ends_as_one_process(cli, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "told"),
+    [
+        ("accelerate", "2 processes share the micro-batches"),
+        # the same by fork in test_train_sharding.py
+        pytest.param(
+            "fsdp",
+            "frozen weights are sharded: each of 2 processes holds",
+            marks=pytest.mark.full,
+        ),
+    ],
+    ids=["accelerate", "fsdp"],
+)
+def test_two_steps_under_accelerate_launch_are_those_of_one_process(launcher, told, cli, tmp_path):
     data = write_rows(tmp_path / "data.csv")
-    arguments = ("train", data, *FAST, "--micro-batch-tokens", "128")
-    launcher = started("fsdp", *arguments, "--out", tmp_path / "two", folder=tmp_path)
+    arguments = ("train", data, *FAST, "--epochs", "0.4", "--micro-batch-tokens", "128")
+    job = started(launcher, *arguments, "--out", tmp_path / "two", folder=tmp_path)
     one = cli.run([*arguments, "--out", tmp_path / "one"], cwd=tmp_path)
-    code = launcher.wait(200)
+    code = job.wait(200)
     err = (tmp_path / "err").read_text()
     assert (one.code, code) == (0, 0), err
-    assert "frozen weights are sharded: each of 2 processes holds" in err
-    assert_same(RunDir(tmp_path / "two"), RunDir(tmp_path / "one"))
+    assert told in err
+    two = RunDir(tmp_path / "two")
+    assert (read_json(two.training)["processes"], read_json(two.training)["steps_done"]) == (2, 2)
+    assert_same(two, RunDir(tmp_path / "one"))
 
 
 @pytest.mark.full  # the same by fork above

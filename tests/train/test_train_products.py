@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch.nn import functional
@@ -79,6 +81,40 @@ def test_a_block_given_back_is_lent_again_and_one_in_use_is_not():
     assert buffers.lend(500, 8, like).data_ptr() == first.data_ptr()  # rounded up beforehand
     buffers.give_back(second)
     assert buffers.lend(290, 8, like.bfloat16()).dtype == torch.bfloat16
+
+
+def kept(buffers):
+    """Numbers in the blocks that are free."""
+    return sum(block.numel() for block in buffers._free)
+
+
+def test_what_is_kept_is_what_the_largest_micro_batch_takes():
+    """Micro-batches that grow from step to step do not leave a set of blocks each."""
+    buffers, like = Buffers(), torch.empty(0)
+    other = buffers.lend(300, 8, like.bfloat16())
+    buffers.give_back(other)
+    for rows in (300, 600, 900, 400, 900):
+        lent = [buffers.lend(rows, 8, like) for _ in range(5)]
+        assert len({block.data_ptr() for block in lent}) == 5
+        buffers.give_back(*lent)
+    assert [b.numel() for b in buffers._free if b.dtype == torch.float32] == [1024 * 8] * 5
+    assert [b.numel() for b in buffers._free if b.dtype == torch.bfloat16] == [512 * 8]
+
+
+def test_blocks_of_any_sizes_never_grow_beyond_the_most_that_was_lent():
+    """Layers of several widths too: at each moment no more blocks than were lent at once."""
+    dice, like = random.Random(0), torch.empty(0)
+    buffers, most, largest = Buffers(), 0, 0
+    for _ in range(200):
+        rows, lent = dice.randint(1, 1500), []
+        for width in dice.choices((4, 8), k=dice.randint(1, 6)):
+            lent.append(buffers.lend(rows, width, like))
+            most = max(most, len(lent))
+            largest = max(largest, -(-rows // 256) * 256 * width)
+            assert len(buffers._free) + len(lent) <= most
+            assert kept(buffers) <= (most - len(lent)) * largest
+        dice.shuffle(lent)
+        buffers.give_back(*lent)
 
 
 def test_autograd_takes_lent_blocks_for_tensors_of_their_own():

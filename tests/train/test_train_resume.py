@@ -213,7 +213,11 @@ def test_checkpoints_of_other_inputs_are_not_gone_on_from(killed_copy, tiny_fold
     console = talking()
     other = make_config(tiny_folder("gemma"), **{**RECIPE, "epochs": 1}, seed=7)
     train(other, run, console)
-    assert "training starts over: recipe, seed changed" in text_of(console)
+    told = text_of(console)
+    assert "training starts over: recipe, seed changed" in told
+    count = len(list(run.checkpoints.glob("set-aside-*")))  # not lost: they may be wanted yet
+    assert count > 1
+    assert f"{count} checkpoints are set aside" in told
     assert [line["step"] for line in metrics_of(run)] == [0, 1, 2, 3, 4, 5]
     # and other rows
     make_run(run.root, train=17)
@@ -331,6 +335,40 @@ def test_a_checkpoint_that_is_no_trainings_is_passed_over(name, killed_copy):
 def test_after_one_that_was_passed_over_the_adapter_is_the_same(name, killed_copy, uninterrupted):
     WRONG[name](killed_copy.checkpoints / "step-00000006")
     assert "going on from the checkpoint of step 4" in finish(killed_copy, uninterrupted)
+
+
+def test_a_damaged_step_that_is_made_again_is_saved_again(uninterrupted, tmp_path):
+    """Step 3, saved at a signal, is damaged; made again from step 2, it is whole when step 4 fails."""
+    run = make_run(tmp_path / "run", train=18)
+
+    def in_step(number, act):
+        honest = trainers.StepTrainer._try
+
+        def acting(self, step):
+            if step.number == number:
+                act()
+            return honest(self, step)
+
+        trainers.StepTrainer._try = acting
+        train(uninterrupted[0], run, quiet())
+
+    assert in_child(lambda: in_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))) == 143
+    third = run.checkpoints / "step-00000003" / "weights.safetensors"
+    third.write_bytes(third.read_bytes()[:-4])
+    assert in_child(lambda: in_step(3, lambda: 1 / 0)) == 99
+    assert "going on from the checkpoint of step 3" in finish(run, uninterrupted)
+    assert [path.name for path in run.checkpoints.glob("set-aside-*")] == [
+        "set-aside-1-step-00000003"
+    ]
+
+
+def test_the_two_newest_whole_ones_are_kept_beside_a_planted_one(killed_copy, uninterrupted):
+    (killed_copy.checkpoints / "step-99999999").mkdir()
+    told = finish(killed_copy, uninterrupted)
+    assert "checkpoint step-99999999 is ignored: it is incomplete" in told
+    assert "1 checkpoint is set aside" in told
+    kept = {int(path.name[5:]) for path in killed_copy.checkpoints.glob("step-*")}
+    assert kept == {8, 10, uninterrupted[3]["best_step"]}
 
 
 def test_what_is_printed_is_the_precision_that_is_used(killed_copy, uninterrupted, monkeypatch):

@@ -180,12 +180,14 @@ def memory(part: Part) -> str:
     errors: list[float] = []
     for key, found in part["cases"].items():
         case = found["case"]
+        lengths = case.get("uneven") or [case["row"]]  # parts written before there were such cases
+        row = _range([min(lengths), max(lengths)])
         errors.append(found["error"])
         lines.append(
             f"| {key} | {case['family']}, {case['hidden']} x {case['layers']}, MLP {case['mlp']:,}, "
             f"vocabulary {case['vocabulary']:,} | {case['precision']}, r={case['rank']}"
             f"{', recomputed' if case['checkpointing'] else ''}"
-            f"{'' if case['dropout'] else ', no dropout'} | {case['tokens']:,} / {case['row']:,} "
+            f"{'' if case['dropout'] else ', no dropout'} | {case['tokens']:,} / {row} "
             f"| {found['predicted'] / 2**20:,.0f} | {found['measured'] / 2**20:,.0f} "
             f"({_range([x / 2**20 for x in found['range']])}, {found['runs']}) | {found['error']:+.1%} |"
         )

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,15 @@ class Case:
     dropout: float = 0.05
     micro_batches: int = 1
     """Of a step."""
+    uneven: tuple[int, ...] = ()
+    """Tokens of each row in the order of training, one a step, in place of two steps of equal rows."""
 
 
 CASES = (
     Case("72m", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128),
     Case("72m-plain", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128, dropout=0.0, micro_batches=2),
     Case("72m-4096", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 1024),
+    Case("72m-uneven", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 1000, uneven=(64, 64, 64, 500, 700, 1000)),
     Case("72m-r64", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 512, 64, rank=64),
     Case("72m-recomputed", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 512, checkpointing=True),
     Case("wide-vocabulary", "gemma", 256, 4, 1024, 4, 1, 64, 65_536, 256, 64),
@@ -128,21 +132,24 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     rows = max(1, case.tokens // case.row) * case.micro_batches
     # the three short ones are for the check before the first step
     few = _rows(model, max(24, case.row // 8), 3, first=2 * rows)
-    write_jsonl(run.train_rows, [*_rows(model, case.row, 2 * rows), *few])
+    written = [*_rows(model, case.row, 2 * rows), *few]
+    if case.uneven:
+        written = _uneven(model, case.uneven)
+    write_jsonl(run.train_rows, written)
     write_jsonl(run.validation_rows, _rows(model, case.row, max(1, case.tokens // case.row)))
     config = Config.model_validate(
         {
             "model": {"model": str(model), "device": device, "precision": case.precision},
             "lora": {"rank": case.rank, "alpha": 2 * case.rank, "dropout": case.dropout},
             "train": {
-                "batch": rows + 1,
+                "batch": 1 if case.uneven else rows + 1,
                 "accumulation": 1,
                 "epochs": 1,
                 "learning_rate": 1e-4,
                 "max_length": 2 * case.row,
                 "micro_batch_tokens": case.tokens,
                 "gradient_checkpointing": case.checkpointing,
-                "eval_steps": 2,
+                "eval_steps": len(case.uneven) or 2,
             },
         }
     )
@@ -177,6 +184,18 @@ def _rows(model: Path, length: int, count: int, first: int = 0) -> list[Any]:
         Example(id=f"{number:016x}", messages=row(words), cluster=str(number), line=number + 2)
         for number in range(first, first + count)
     ]
+
+
+def _uneven(model: Path, lengths: Sequence[int]) -> list[Any]:
+    """A row of each of `lengths`, so placed that training takes them in this order, one a step."""
+    from gemma_lora.train.plan import StepPlan
+
+    plan = StepPlan(len(lengths), per_step=1, epochs=1, seed=0)
+    placed: dict[int, Any] = {}
+    for number, length in enumerate(lengths):
+        (row,) = plan[number].rows
+        placed[row] = _rows(model, length, 1, first=row)[0]
+    return [placed[row] for row in range(len(lengths))]
 
 
 def _status(key: str) -> int:

@@ -14,8 +14,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import ours
 from bench.clock import ConsoleClock
 from bench.job import Job
+from gemma_lora.train import trainer
 
 OPS = 25
+ROWS = "rows (read, packed, collated)"
+"""Always in the table, however little it is: whether the loader holds training up."""
 
 
 class _ProfiledStep(ConsoleClock):
@@ -39,25 +42,35 @@ class _ProfiledStep(ConsoleClock):
             self._running = False
 
 
-def _recorded(product: Callable[..., Any]) -> Callable[..., Any]:
-    def matmul(*args: Any, **kwargs: Any) -> Any:
-        with record_function("numpy.matmul"):
-            return product(*args, **kwargs)
+def _recorded(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work`, seen by the profiler as an op of this name."""
 
-    return matmul
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        with record_function(name):
+            return work(*args, **kwargs)
+
+    return recorded
 
 
 def run(job: Job) -> dict[str, Any]:
     """The ops of step `job.warmup + 1` by their own time."""
-    # PyTorch's profiler knows nothing of NumPy's products
-    plain = np.matmul
-    np.matmul = _recorded(plain)
+    # PyTorch's profiler knows nothing of NumPy's products, nor of what datasets and Arrow do
+    plain, fetched = np.matmul, trainer.batches
+    np.matmul = _recorded("numpy.matmul", plain)
+    trainer.batches = _recorded(ROWS, fetched)
     clock = _ProfiledStep(job.warmup, job.device)
-    ours.run(job, clock)
-    np.matmul = plain
+    try:
+        ours.run(job, clock)
+    finally:
+        np.matmul, trainer.batches = plain, fetched
     kind = "self_device_time_total" if job.device == "cuda" else "self_cpu_time_total"
-    events = sorted(clock.profiler.key_averages(), key=lambda e: -getattr(e, kind))
-    total = sum(getattr(e, kind) for e in events)
+
+    def own(event: Any) -> float:
+        return event.self_cpu_time_total if event.key == ROWS else getattr(event, kind)
+
+    events = sorted(clock.profiler.key_averages(), key=lambda e: -own(e))
+    total = sum(map(own, events))
+    shown = events[:OPS] + [event for event in events[OPS:] if event.key == ROWS]
     return {
         "step": job.warmup + 1,
         "seconds": clock.ends[job.warmup + 1] - clock.ends[job.warmup],
@@ -66,11 +79,11 @@ def run(job: Job) -> dict[str, Any]:
             {
                 "op": event.key,
                 "calls": event.count,
-                "ms": round(getattr(event, kind) / 1e3, 1),
-                "share": round(getattr(event, kind) / total, 4),
+                "ms": round(own(event) / 1e3, 1),
+                "share": round(own(event) / total, 4),
             }
-            for event in events[:OPS]
+            for event in shown
         ],
-        "others_share": round(sum(getattr(e, kind) for e in events[OPS:]) / total, 4),
+        "others_share": round(1 - sum(map(own, shown)) / total, 4),
         "notes": clock.notes,
     }

@@ -3,8 +3,8 @@
 One is a folder `step-00000012` with the adapter's weights, the optimiser's moments and the random
 states as safetensors, the rest as JSON, and a manifest with the SHA-256 of each file. It is written
 under a temporary name, flushed to the disk and renamed, so a kill at any moment leaves older ones
-intact; what is incomplete or damaged is ignored with a notice. Only regular files of a size that can
-be are opened. No pickle is written or read.
+intact; what is incomplete or damaged is named and set aside under another name, so that it takes no
+whole one's place. Only regular files of a size that can be are opened. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +27,12 @@ from torch import Tensor
 from gemma_lora.console import Console
 from gemma_lora.rundir import disk_fault, fsync_folder
 
-__all__ = ["Checkpoint", "at_step", "clear", "newest", "prune", "read_tensors", "save"]
+__all__ = ["Checkpoint", "at_step", "newest", "prune", "read_tensors", "save", "set_aside"]
 
 _TENSORS = ("weights", "optimizer", "rng")
 _FILES = (*(f"{name}.safetensors" for name in _TENSORS), "state.json")
 _TEMPORARY = ".writing-"
+_ASIDE = "set-aside-"
 _MOST = {
     "weights.safetensors": 2**36,
     "optimizer.safetensors": 2**36,
@@ -105,21 +107,48 @@ def newest(
     *,
     fault: Callable[[Checkpoint], str | None] = lambda _: None,
 ) -> Checkpoint | None:
-    """The newest whole checkpoint with which `fault` finds nothing wrong; others are named and left.
+    """The newest whole checkpoint with which `fault` finds nothing wrong; others are named and set aside.
 
-    Leftovers of an interrupted write are removed.
+    Those are at steps that the training will make again: left there, they would count as the newest ones
+    and push out whole ones, or pass for a step that is saved. Leftovers of an interrupted write are removed.
     """
     if not root.is_dir():
         return None
     for path in root.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
+    chosen, passed = None, list[Path]()
     for path in sorted(root.glob("step-*"), reverse=True):
         found = _opened(path)
         why = found if isinstance(found, str) else fault(found)
         if not isinstance(found, str) and why is None:
-            return found
+            chosen = found
+            break
         console.note(f"checkpoint {path.name} is ignored: {why}")
-    return None
+        passed.append(path)
+    set_aside(root, console, passed)
+    return chosen
+
+
+def set_aside(root: Path, console: Console, paths: Sequence[Path] | None = None) -> None:
+    """Rename `paths` (None: every checkpoint), so that nothing here reads, counts or removes them again.
+
+    Renamed and not removed: what cannot be gone on from here may be whole for another version. In the
+    same folder, since moving a folder into another one takes the right to write in it.
+    """
+    every = sorted(root.glob("step-*")) if paths is None else paths
+    if not every:
+        return
+    try:
+        for path in every:
+            names = (root / f"{_ASIDE}{n}-{path.name}" for n in count(1))
+            path.rename(next(name for name in names if not os.path.lexists(name)))
+        fsync_folder(root)
+    except OSError as error:
+        raise disk_fault(error, root) from error
+    console.note(
+        f"{len(every)} checkpoint{'s are' if len(every) > 1 else ' is'} set aside in {root} "
+        f"({_ASIDE}*): nothing reads or removes them from here on"
+    )
 
 
 def at_step(root: Path, step: int) -> Checkpoint | None:
@@ -136,12 +165,6 @@ def prune(root: Path, *, best: int | None, newest_kept: int = 2) -> None:
     for path in paths:
         if path not in keep:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def clear(root: Path) -> None:
-    """Remove every checkpoint, for a fresh start."""
-    for path in [*root.glob("step-*"), *root.glob(f"{_TEMPORARY}*")]:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _opened(path: Path) -> Checkpoint | str:

@@ -26,7 +26,7 @@ from gemma_lora.train.loss import ROOM, Autocast, causal_model, nll_sum, plain_n
 from gemma_lora.train.packing import IGNORED, Batch
 from gemma_lora.train.products import Buffers
 from gemma_lora.train.sharding import WHOLE, Weights
-from gemma_lora.train.trainer import out_of_memory
+from gemma_lora.train.shortage import out_of_memory
 
 __all__ = ["PATHS", "Path", "candidates", "choose"]
 

@@ -6,7 +6,8 @@ then the gradients of the adapter are summed, and each makes the same change of 
 first process leads: it alone prepares, decides, reads and writes the run folder, and calls the others
 when training begins (`led`, `following`). Small numbers always go over gloo, which reports a closed
 connection at once; gradients on GPUs over NCCL, entered only when all are known to be there.
-Every failed exchange becomes an EnvironmentFault that names the process that is gone.
+Every failed exchange becomes an EnvironmentFault that names the process that is gone, if one is (one that
+hangs still gives signs of life); a lack of memory in it stays one.
 Reads and writes no file.
 """
 
@@ -29,6 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.launcher import Launch, launch
+from gemma_lora.train.shortage import out_of_memory
 
 __all__ = ["ALONE", "World", "flat_gradients", "following", "led", "put_gradients", "release"]
 
@@ -93,10 +95,12 @@ class World:
 
     @contextmanager
     def noticing(self) -> Generator[None]:
-        """A failure inside becomes an EnvironmentFault that says who is gone."""
+        """A failure inside becomes an EnvironmentFault that says who is gone; a lack of memory stays one."""
         try:
             yield
         except RuntimeError as error:  # gloo: closed connection, timeout; NCCL: DistBackendError
+            if out_of_memory(error):  # here, and not in another process
+                raise
             gone = self._watch.silent() if self._watch is not None else [0]
             names = ", ".join(str(rank) for rank in gone)
             raise EnvironmentFault(

@@ -59,7 +59,11 @@ def _processor() -> str:
 
 
 class Buffers:
-    """Blocks that are lent and given back; what is not given back is simply freed when its user is."""
+    """Blocks that are lent and given back; what is not given back is simply freed when its user is.
+
+    Never more of them than were lent at once, and none larger than the largest that was asked for: what
+    is kept is at most what the largest micro-batch takes.
+    """
 
     _STEP = 256
     """Rows are rounded up, so that micro-batches of nearly the same size use the same blocks."""
@@ -77,6 +81,8 @@ class Buffers:
             block = min(fitting, key=torch.numel)
             self._free = [b for b in self._free if b is not block]
         else:
+            # all that are free are too small: freed first, side by side, so that larger ones find room there
+            self._free = [b for b in self._free if b.dtype != like.dtype]
             most = -(-rows // self._STEP) * self._STEP if rows > self._STEP else rows
             block = like.new_empty(most * columns)
         return _over(block, rows, columns)

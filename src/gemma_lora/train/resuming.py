@@ -2,8 +2,8 @@
 
 A manifest says that files are as they were written, not that they are a training's: state, moments and
 random states are checked before anything is made from them. A checkpoint that fails is passed over with
-a notice, as a truncated one is, and the next older one is taken; those of other inputs are removed.
-Reads the checkpoints of a run; changes none but those that it removes.
+a notice, as a truncated one is, and the next older one is taken. What is not gone on from, for this or for
+other inputs, is set aside under another name. Reads the checkpoints of a run and renames their folders; writes none.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class _Validations(BaseModel):
 def resumable(
     run: RunDir, identity: Mapping[str, str], steps: int, console: Console
 ) -> Checkpoint | None:
-    """The newest checkpoint of the same inputs that holds all it must; those of other inputs are removed.
+    """The newest checkpoint of the same inputs that holds all it must; newer ones, and those of other
+    inputs, are set aside.
 
     `steps`: of the whole training. Where the best checkpoint that it names is damaged, its journal goes
     back to the best one that is whole.
@@ -86,14 +87,13 @@ def resumable(
 
     found = checkpoints.newest(run.checkpoints, console, fault=fault)
     if found is None:
-        checkpoints.clear(run.checkpoints)
         return None
     saved: dict[str, str] = found.state["identity"]
     changed = [key for key in identity if key not in ASKED and saved.get(key) != identity[key]]
     changed += [f"what gemma-lora keeps as {name}" for name in _of_another_version(found.state)]
     if changed:
         console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")
-        checkpoints.clear(run.checkpoints)
+        checkpoints.set_aside(run.checkpoints, console)
         return None
     console.note(f"going on from the checkpoint of step {found.step}")
     return _with_whole_best(run, found, console)

@@ -42,6 +42,7 @@ from gemma_lora.train.processes import ALONE, World, flat_gradients, put_gradien
 from gemma_lora.train.products import Buffers
 from gemma_lora.train.progress import Progress, peak_memory_mib
 from gemma_lora.train.sharding import WHOLE, Weights
+from gemma_lora.train.shortage import out_of_memory
 from gemma_lora.train.state import (
     Journal,
     load_moments,
@@ -59,10 +60,6 @@ __all__ = ["StepTrainer", "autocast_for", "out_of_memory", "training_arguments"]
 
 _MOST_SKIPPED = 25
 """Steps in a row that fp16's scaler may skip (it halves the scale each time) before we stop."""
-
-
-_LACKS = ("can't allocate memory", "MPS backend out of memory")
-"""What torch says on a CPU and on MPS."""
 
 
 class _Abandoned(Exception):
@@ -112,12 +109,6 @@ def training_arguments(
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage] - the Trainer would wrap the model in DataParallel without a word
     return arguments
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is a lack of memory; on a CPU and on MPS torch raises a plain RuntimeError for it."""
-    foreseen = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return foreseen or any(text in str(error) for text in _LACKS)
 
 
 class StepTrainer(Trainer):

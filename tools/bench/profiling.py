@@ -68,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
     def own(event: Any) -> float:
         return event.self_cpu_time_total if event.key == ROWS else getattr(event, kind)
 
-    events = sorted(clock.profiler.key_averages(), key=lambda e: -own(e))
+    events: list[Any] = sorted(clock.profiler.key_averages(), key=own, reverse=True)
     total = sum(map(own, events))
     shown = events[:OPS] + [event for event in events[OPS:] if event.key == ROWS]
     return {

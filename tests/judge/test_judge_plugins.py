@@ -228,6 +228,17 @@ def test_a_close_that_raises_costs_no_judgement(make_run: Any) -> None:
 
 
 @pytest.mark.usefixtures("busy")
+def test_it_is_asked_as_often_as_is_wished_since_it_may_vary(make_run: Any) -> None:
+    run, stream = make_run(2), io.StringIO()
+    settings = JudgeConfig(judge="busy:m", canaries=0, repeats=3)
+    folder = judging.judge(Config(judge=settings), run, Console(stream=stream))
+    assert "same score each time" not in stream.getvalue()
+    rows = read_jsonl(folder / "judgements.jsonl", Judgement)
+    assert sorted({row.repeat for row in rows}) == [0, 1, 2]
+    assert len(rows) == 12
+
+
+@pytest.mark.usefixtures("busy")
 @pytest.mark.parametrize("model", ["m", "silent"])
 def test_max_cost_holds_for_a_plug_in(model: str, make_run: Any) -> None:
     """`silent` does not say what it takes, so each reply counts at its most."""

@@ -241,8 +241,8 @@ def _rubric(target: Target, config: JudgeConfig) -> Rubric:
 
 
 def _repeatable(target: Target) -> bool:
-    """Whether asking again can give another score; in-process judges are deterministic."""
-    return target.is_server or target.backend == "replay"
+    """Whether asking again can give another score; ours in process are deterministic, of a plug-in nobody knows."""
+    return target.is_server or target.backend == "replay" or bool(target.plugin)
 
 
 def _repeats(target: Target, config: JudgeConfig, console: Console) -> int:

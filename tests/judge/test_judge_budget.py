@@ -305,6 +305,29 @@ def test_a_probe_whose_reply_was_lost_counts_at_its_most(
     assert facts["cost_at_most"] > facts["cost"] + 1.0
 
 
+def test_a_lost_request_before_a_refusal_is_in_the_account(
+    server: JudgeServer, make_run, configured
+) -> None:
+    """The try whose reply broke off may have been charged, whatever became of the next one."""
+
+    refused: list[str] = []
+
+    def plan(seen: Seen) -> Act | None:
+        if seen.number == 1:
+            refused.append(seen.answer)
+            return Act(cut=30)
+        return Act(status=400, body={"error": "filtered"}) if seen.answer in refused else None
+
+    server.plan = plan
+    config = configured(server.name, judge_concurrency=1, **PRICES)
+    run = make_run(2)
+    with contextlib.suppress(JudgeError):  # of an arm that stays without a score
+        judging.judge(config, run, Console(quiet=True), backoff=0.01)
+    assert sum(one.answer in refused for one in server.seen) == 2, "broken off, then refused"
+    lines = read_jsonl(folder_of(run, server) / "usage.jsonl", UsageLine)
+    assert sum(line.lost for line in lines) == 1
+
+
 def test_the_bound_is_above_what_any_tokenizer_makes() -> None:
     from gemma_lora import model
 

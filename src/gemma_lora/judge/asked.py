@@ -217,7 +217,7 @@ class LlmScorer:
                     return Outcome(ended=error, usage=spent + fault.usage)
                 return Outcome.unscored(f"{NO_REPLY}{fault}", spent + fault.usage)
             except Rejected as fault:
-                return Outcome.unscored(f"{REJECTED}{fault}", spent)
+                return Outcome.unscored(f"{REJECTED}{fault}", spent + fault.usage)
             except Ended as end:
                 return Outcome(ended=end.error, usage=spent + end.usage)
             except JudgeError as error:

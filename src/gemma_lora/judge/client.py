@@ -48,7 +48,7 @@ _PATIENCE = 3
 """Unusable replies in a row, before any usable one, after which a rung is left."""
 
 
-class _BadRequest(Exception):
+class _BadRequest(Rejected):
     """Status 400 or 422: something in the form of the request."""
 
 
@@ -191,6 +191,7 @@ class ServerAsker:
             try:
                 reply = await self._persist(prompt, dialect, longer)
             except _BadRequest as refusal:
+                lost += refusal.usage
                 if dialect == recalled and not self._proven:
                     recalled, dialect = None, self._forget()
                     tried = {dialect}
@@ -202,10 +203,12 @@ class ServerAsker:
                 else:
                     following = self._adapt(dialect, str(refusal), tried)
                 if following is None:
-                    raise Rejected(str(refusal)) from None
+                    raise Rejected(str(refusal), lost) from None
                 dialect = following
                 tried.add(dialect)
                 continue
+            except Rejected as refusal:
+                raise Rejected(str(refusal), refusal.usage + lost) from None
             except NoReply as silence:
                 # servers whose chat template knows no system role (Gemma 1 and 2) may fail instead of refusing
                 failed = dialect.system and str(silence).startswith(_FAILED)
@@ -300,6 +303,9 @@ class ServerAsker:
             reply = await self._tries(body, prompt, limit, rung, lost)
         except JudgeError as error:
             raise (Ended(error, lost[0]) if lost[0].lost else error) from None
+        except Rejected as refusal:
+            refusal.usage += lost[0]
+            raise
         return dataclasses.replace(reply, usage=reply.usage + lost[0])
 
     async def _tries(

@@ -112,4 +112,8 @@ class Ended(Exception):
 
 
 class Rejected(Exception):
-    """The server refuses this one request (too long, filtered); others may pass."""
+    """The server refuses this one request (too long, filtered); others may pass. `usage`: what tries before it took."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        super().__init__(reason)
+        self.usage = usage or Usage()

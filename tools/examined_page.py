@@ -187,10 +187,10 @@ def attacks(part: Part) -> str:
         "",
         "`lexical` reads no instructions, so only overlap fools it: the question or the reference repeated, and their words "
         "without a sentence or with the opposite sense (`stuffing`), which no check sees. The tests put the same suite "
-        "through `replay:`, through servers of both protocols (chat completions, messages) that play naive models, and "
-        "through `hf:` with a made Gemma: one that trusts raw control tokens "
+        "through `replay:`, through servers of both protocols (chat completions, messages) that play naive models, through a "
+        "plug-in that repeats the answer, and through `hf:` with a made Gemma: one that trusts raw control tokens "
         "and markers and several that repeat the answer in their reply pass on not one forged score; one that obeys any words "
-        "is fooled, and the flags tell of it; the Gemma, which sees the end of its prompt only, gives an attack of each kind what the "
+        "is fooled, and the flags tell of it; the Gemma, which sees the end of its prompt only, gives each attack what the "
         "honest answer gets. How often a real model is fooled is for it to be measured on: "
         "`gemma_lora.judge.attacks.examine` takes any judge. A suite that is public can be trained against.\n",
     ]

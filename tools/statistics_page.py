@@ -90,7 +90,9 @@ filled in: what made it fail may be what it would have said. If it does not, the
 Before judging, one line says which differences the test questions can show: those noticed four times in five by the t-test at
 5 % (noncentral t). The standard deviation of the differences is that of an earlier verdict of this judge in this run, else
 the largest that other language models gave, else 2.0 is assumed; the line says which. Near-duplicates are taken to differ
-alike, as one question would, unless the spread was seen on these very questions. Afterwards `power` holds the same from the error that was observed, near-duplicates and all.
+alike, as one question would, unless the spread was seen on these very questions. One group of near-duplicates can show nothing; from two
+to five the verdict is `inconclusive` whatever the scores, and the line says so; where one group outweighs the others, it says what the
+questions are worth (n² / sum of squared sizes, Kish 1965). Afterwards `power` holds the same from the error that was observed, near-duplicates and all.
 
 ## Over several training seeds
 
@@ -109,6 +111,11 @@ factors, Searle, Casella & McCulloch 1992; the judge's own from its repeats); `s
 known badly, and t says so with 4.3 standard errors: where seeds differ, the interval is wide, and more seeds narrow it
 more than more questions do. The number of seeds is best fixed beforehand; adding runs later is allowed, and a warning
 then says that it was done.
+
+`power` of a recipe is the true difference that this interval tells from 0 four times in five, put together as the interval is:
+what the questions alone and the seeds alone would notice, squared and added. In a test with three seeds that differ by 0.05 or 0.3 it
+is noticed at least about so often. `deviation` and `questions_for_margin` are null there, since more questions do not
+take away what seeds differ by.
 
 `compare` uses the same estimators for tuned minus tuned of two runs, paired by question, with both recipes' seed errors
 added where there are several seeds, also to the bounds where scores are missing, and Holm's correction over all pairs.

@@ -51,7 +51,7 @@ layers: $(VENV)/installed-dev
 	$(BIN)/pytest tests/test_layers.py
 
 docs: $(VENV)/installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS) tests/test_docs.py
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal tests/test_docs.py
 
 # --- does the verdict keep its promises? writes docs/statistics.md; SIMULATION=--quick only prints
 SIMULATION ?= --jobs 2

@@ -31,7 +31,7 @@ quickstart: $(VENV)/installed
 
 # --- checks
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS) -m 'not full' --ignore tests/test_docs.py --ignore tests/test_layers.py
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m 'not full' --ignore tests/test_docs.py --ignore tests/test_layers.py
 
 test-full: $(VENV)/installed-dev
 	$(BIN)/pytest -n $(TEST_JOBS)

@@ -170,6 +170,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((out / "speed.json").read_text())
 
 
+@pytest.mark.full  # half a minute under the profiler
 def test_the_profile_says_what_reading_the_rows_takes(tmp_path: Path) -> None:
     environment = {
         **os.environ,

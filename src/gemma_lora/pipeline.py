@@ -52,6 +52,7 @@ __all__ = [
     "is_judged",
     "judge",
     "open_run",
+    "others_with_verdict",
     "require",
     "run",
     "run_folder",
@@ -545,13 +546,19 @@ def _verdicts_of(run_dir: RunDir, slug: str) -> list[Path]:
     return found
 
 
+def others_with_verdict(folder: RunDir, slug: str) -> list[str]:
+    """The folder's judges but `slug` that have a verdict there, as folders; not one renamed or edited."""
+    found: list[str] = []
+    for file in sorted(folder.root.glob("judgements/*/verdict.json")):
+        judge: Any = read_saved(file).get("judge")
+        own = cast(dict[str, Any], judge).get("slug") if isinstance(judge, dict) else None
+        if own == file.parent.name != slug:
+            found.append(file.parent.name)
+    return found
+
+
 def _renew_others(run_dir: RunDir, console: Console, slug: str) -> None:
     """The reports of this folder's other judges, which show this one's verdict beside their own."""
-    for file in sorted(run_dir.root.glob("judgements/*/verdict.json")):
-        judge: Any = read_saved(file).get("judge")
-        if file.parent.name == slug or not isinstance(judge, dict):
-            continue
-        if judge.get("slug") != file.parent.name:  # pyright: ignore[reportUnknownMemberType]
-            continue  # not ours to renew: a folder that was renamed or edited
-        report.write_report(run_dir, decision.renewed(run_dir, file.parent.name))
-        console.note(f"renewed for the other judge's verdict: the report of {file.parent.name}")
+    for other in others_with_verdict(run_dir, slug):
+        report.write_report(run_dir, decision.renewed(run_dir, other))
+        console.note(f"renewed for the other judge's verdict: the report of {other}")

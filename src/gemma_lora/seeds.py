@@ -82,15 +82,9 @@ def _conclude(config: Config, parent: RunDir, console: Console) -> dict[str, Any
 
 def _renew_others(parent: RunDir, console: Console, slug: str) -> None:
     """The recipe's reports by other judges, which show this one's verdict beside their own."""
-    for file in sorted(parent.root.glob("judgements/*/verdict.json")):
-        judge: Any = read_saved(file).get("judge")
-        if file.parent.name == slug or not isinstance(judge, dict):
-            continue
-        if judge.get("slug") != file.parent.name:  # pyright: ignore[reportUnknownMemberType]
-            continue  # not ours to renew: a folder that was renamed or edited
-        verdict = decision.renewed_seeds(parent, console, file.parent.name)
-        report.write_seeds_report(parent, verdict)
-        console.note(f"renewed for the other judge's verdict: the report of {file.parent.name}")
+    for other in pipeline.others_with_verdict(parent, slug):
+        report.write_seeds_report(parent, decision.renewed_seeds(parent, console, other))
+        console.note(f"renewed for the other judge's verdict: the report of {other}")
 
 
 def _of_seed(config: Config, seed: int) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,7 +219,7 @@ def head_gradients(total, head, hidden):
 @pytest.mark.parametrize("cap", [None, 0.5])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 100])
 def test_chunks_give_loss_and_gradients_of_all_logits_at_once(monkeypatch, trained, cap, chunk):
-    monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 4 * VOCABULARY * chunk)
+    monkeypatch.setattr(losses, "chunk_rows", lambda *_: chunk)
     head, hidden, targets = head_case()
     head.weight.requires_grad_(trained)
     logits = head(hidden)
@@ -233,6 +234,38 @@ def test_chunks_give_loss_and_gradients_of_all_logits_at_once(monkeypatch, train
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     assert_near(head_gradients(found, head, hidden), by_hand, 1e-6)
     assert max(sizes, default=0) <= chunk
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "positions", "sizes"),
+    [
+        # Gemma's: blocks of 31 MiB would be chunks of 31 rows, for each of which 2 GB of weights are read
+        (256_000, 330, [83, 83, 83, 81]),
+        (256_000, 97, [49, 48]),
+        (256_000, 20, [20]),
+        (32_768, 780, [195, 195, 195, 195]),
+        (850, 9_000, [9_000]),
+    ],
+)
+def test_chunks_are_large_enough_to_be_fast_and_leave_no_short_rest(vocabulary, positions, sizes):
+    seen = []
+    head = SimpleNamespace(weight=torch.empty(vocabulary, 1, device="meta"))
+
+    def part(_, hidden, *rest):
+        seen.append(len(hidden))
+        return hidden.sum()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "_part_nll", part)
+        head_nll(torch.zeros(positions, 1), head, torch.zeros(positions, dtype=torch.long), None)
+    assert seen == sizes
+
+
+def test_no_positions_give_no_loss():
+    head, hidden, targets = head_case()
+    for trained in (False, True):
+        head.weight.requires_grad_(trained)
+        assert head_nll(hidden[:0], head, targets[:0], None).item() == 0
 
 
 def test_bf16_logits_are_summed_in_fp32():
@@ -262,7 +295,7 @@ def test_a_trained_embedding_gets_the_gradients_of_both_its_ends(
     family, tiny_folder, rows, monkeypatch
 ):
     """Gemma's output layer is its embedding: what reads it and what writes it both count."""
-    monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 4 * 850 * 5)
+    monkeypatch.setattr(losses, "chunk_rows", lambda *_: 5)
     model = peft_model(tiny_folder(family))
     causal = causal_model(model)
     embedding = causal.get_input_embeddings().weight

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model import Arms
-from gemma_lora.model.memory import CHUNK_BYTES
+from gemma_lora.model.memory import chunk_rows
 from gemma_lora.records import ARMS
 
 __all__ = ["Asked", "Compared", "answer_nll", "choose", "compare", "in_batches"]
@@ -161,9 +161,9 @@ def _logits(arms: Arms, arm: str, hidden: Tensor) -> Tensor:
 
 
 def _chunks(arms: Arms, count: int) -> Iterator[slice]:
-    """Slices of places whose fp32 logits stay within a block of `CHUNK_BYTES`."""
+    """Slices of as many places as go through the output layer at once."""
     vocabulary = int(_causal(arms).get_output_embeddings().weight.shape[0])
-    size = max(1, CHUNK_BYTES.get(arms.model.device.type, 2**25) // (4 * vocabulary))
+    size = chunk_rows(vocabulary, arms.model.device.type)
     for start in range(0, count, size):
         yield slice(start, start + size)
 

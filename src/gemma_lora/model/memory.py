@@ -17,10 +17,10 @@ from typing import Any
 from gemma_lora.model.families import Family
 
 __all__ = [
-    "CHUNK_BYTES",
     "Forecast",
     "Load",
     "Shape",
+    "chunk_rows",
     "forecast",
     "map_large_blocks",
     "return_freed_blocks",
@@ -28,8 +28,11 @@ __all__ = [
 ]
 
 CHUNK_BYTES = {"cpu": 31 * 2**20, "cuda": 2**28}
-"""Most of one chunk's fp32 logits in the loss; below what the C library maps anew each time (32 MiB). Two such buffers exist at a time, three where a final
-soft-capping needs its slope."""
+"""Of one chunk's fp32 logits in the loss, where that is `CHUNK_ROWS` or more; below what the C library maps anew
+each time (32 MiB). Two such buffers exist at a time, three where a final soft-capping needs its slope."""
+CHUNK_ROWS = 96
+"""A chunk may always have as many positions: the whole output layer is read for each, and with few of them that takes
+longer than multiplying (Gemma 2B's on two cores: 73 GFLOP/s for 32 rows, 135 for 64, 146 for 96, 168 for 256)."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 SURROUNDINGS = {"cpu": 40 * 2**20, "cuda": 2**30}
 """CPU: code that torch and PEFT load at first use, compiled kernels, and small blocks that the C
@@ -37,6 +40,11 @@ library keeps (measured on models of 20 million parameters). CUDA, not measured:
 and the allocator's gaps."""
 HOLES = {"cpu": 1.3, "cuda": 1.0}
 """What the heap holds for each byte of a step's buffers in use (measured; CUDA: in SURROUNDINGS)."""
+
+
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """How many positions at most go through the output layer at once on a device of this type."""
+    return max(CHUNK_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
 
 
 @dataclass(frozen=True)
@@ -265,8 +273,7 @@ def _scores(shape: Shape, load: Load, size: int) -> int:
 
 def _head(shape: Shape, load: Load) -> int:
     """Bytes that the chunked loss works with."""
-    most = CHUNK_BYTES[_place(load)]
-    rows = min(_answers(load), max(1, most // (4 * shape.vocabulary)))
+    rows = min(_answers(load), chunk_rows(shape.vocabulary, _place(load)))
     return (3 if shape.capped_head else 2) * rows * shape.vocabulary * 4
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from gemma_lora.model.memory import CHUNK_BYTES
+from gemma_lora.model.memory import chunk_rows
 from gemma_lora.train.attention import bounds
 from gemma_lora.train.packing import IGNORED, Batch
 from gemma_lora.train.products import Buffers, linear
@@ -62,18 +62,23 @@ def nll_sum(model: PeftModel, batch: Batch) -> Tensor:
 def head_nll(hidden: Tensor, head: nn.Module, targets: Tensor, cap: float | None) -> Tensor:
     """Summed cross-entropy of `hidden` (S, H) through the output layer against `targets` (S,)."""
     vocabulary = int(cast(Tensor, cast(Any, head).weight).shape[0])
-    most = CHUNK_BYTES.get(hidden.device.type, 2**25)
-    size = max(1, most // (4 * vocabulary))
+    most = chunk_rows(vocabulary, hidden.device.type)
     plain = type(head) is nn.Linear and cast(Any, head).bias is None
     if plain and not head.weight.requires_grad:
-        return cast(Tensor, _FrozenHead.apply(hidden, head.weight, targets, cap, size))
+        return cast(Tensor, _FrozenHead.apply(hidden, head.weight, targets, cap, most))
     # trained or adapted output layer: autograd, with each chunk's logits made again for its gradient
     total = torch.zeros((), device=hidden.device)
+    size = _even(len(hidden), most)
     for part, wanted in zip(hidden.split(size), targets.split(size), strict=True):
         total = total + cast(
             Tensor, checkpoint(_part_nll, head, part, wanted, cap, use_reentrant=False)
         )
     return total
+
+
+def _even(count: int, most: int) -> int:
+    """The size of chunks of nearly one size: a short rest would cost nearly as much as a whole one."""
+    return max(1, -(-count // max(1, -(-count // most))))
 
 
 def _part_nll(head: nn.Module, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
@@ -88,12 +93,14 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, size: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, most: int
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wide = hidden.new_empty(0, dtype=torch.float32)
-        room = [ROOM.lend(min(size, len(hidden)), len(weight), wide) for _ in range(2)]
+        size = _even(len(hidden), most)
+        # of the largest chunk there may be, so that other micro-batches take the same blocks
+        room = [ROOM.lend(min(most, len(hidden)), len(weight), wide) for _ in range(2)]
         for start in range(0, len(hidden), size):
             part = hidden[start : start + size].to(weight.dtype)
             wanted = targets[start : start + size, None]

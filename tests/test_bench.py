@@ -115,6 +115,17 @@ def test_ratios_are_taken_within_a_round() -> None:
     }
 
 
+def test_a_missed_speed_says_what_it_would_take_of_the_machine() -> None:
+    # the other reaches 40 % of what a matrix product alone does: 2.5 times that is all there is
+    found = turns.summary([_round(800, 400, 100)], flops=1e8, against=["stock"])
+    missed = targets.checks(found)[0]
+    assert not missed.met
+    assert missed.takes == "would take 100% of the matrix-multiply rate"
+    known = json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))["speed"]
+    shown = page.speed({**known, "summary": {**known["summary"], **found}})
+    assert f"| 2.00x | **missed**; {missed.takes} |" in shown
+
+
 def test_the_reason_of_a_failure_is_its_exception() -> None:
     output = "x ended with 1:   File a\n    raise ValueError(\nValueError: no such switch\nwarning: at exit"
     assert turns.reason_of(output) == "ValueError: no such switch"

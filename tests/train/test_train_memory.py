@@ -315,6 +315,7 @@ def test_prediction_is_within_15_percent_on_small_models(case: str, tmp_path: Pa
 
 @LINUX
 @pytest.mark.full
+@pytest.mark.timeout(7200)
 def test_prediction_is_within_15_percent_on_every_case(tmp_path: Path):
     errors = measured("", 3, tmp_path)
     assert len(errors) >= 12

@@ -104,7 +104,7 @@ def speed(part: Part) -> str:
     lines = [_HEADINGS["speed"] + _setting(part), _comparison(summary), _dates(part), ""]
     lines += ["| target | aimed at | measured | |", "|---|---|---|---|"]
     for check in checks(summary):
-        met = "met" if check.met else "**missed**"
+        met = "met" if check.met else "; ".join(filter(None, ["**missed**", check.takes]))
         lines.append(f"| {check.what} | {check.target} | {check.found} | {met} |")
     return "\n".join([*lines, ""])
 

@@ -78,6 +78,7 @@ CASES = (
     Case("gemma3", "gemma3_text", 640, 12, 2048, 4, 1, 128, 65_536, 1024, 256),
     Case("gemma3-long", "gemma3_text", 640, 12, 2048, 4, 1, 128, 32_768, 2048, 2048),
     Case("gemma3-bf16", "gemma3_text", 640, 12, 2048, 4, 1, 128, 65_536, 1024, 256, precision="bf16", stored="bfloat16"),
+    Case("gemma3-270m", "gemma3_text", 640, 18, 2048, 4, 1, 256, 262_144, 1024, 256),
     Case("300m", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 1024, 256),
     Case("300m-recomputed", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 2048, 256, checkpointing=True),
     Case("300m-bf16", "gemma", 1024, 16, 4096, 8, 4, 128, 32_768, 1024, 256, precision="bf16", stored="bfloat16"),

@@ -30,6 +30,8 @@ class Check:
     target: str
     found: str
     met: bool
+    takes: str = ""
+    """What a missed one would take of the machine."""
 
 
 def checks(summary: Mapping[str, Any]) -> list[Check]:
@@ -39,12 +41,15 @@ def checks(summary: Mapping[str, Any]) -> list[Check]:
         if other not in FASTER:
             continue
         speed, memory = ratios["speed"], ratios["memory"]
+        # of a matrix product alone, with nothing beside it
+        share = FASTER[other] * summary["contestants"][other]["share_of_matmul"]
         found.append(
             Check(
                 f"speed against {NAMES[other]}",
                 f"at least {FASTER[other]:g}x",
                 f"{speed:.2f}x",
                 speed >= FASTER[other],
+                f"would take {share:.0%} of the matrix-multiply rate",
             )
         )
         found.append(

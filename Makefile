@@ -34,7 +34,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m 'not full' --ignore tests/test_docs.py --ignore tests/test_layers.py
 
 test-full: $(VENV)/installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS)
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal --timeout 3600
 
 check: format lint types layers test docs
 

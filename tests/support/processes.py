@@ -116,7 +116,15 @@ class CliServer:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        reply = self._process.stdout.readline()
+        try:
+            reply = self._process.stdout.readline()
+        except BaseException:
+            # the test's time is over: its command ends and the reply is read, so that the next test gets its own
+            if "wait" in request:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(request["wait"], signal.SIGKILL)
+                self._process.stdout.readline()
+            raise
         if not reply:
             raise RuntimeError(
                 f"the server ended with {self._process.wait(10)}; see its stderr above"

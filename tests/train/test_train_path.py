@@ -158,6 +158,31 @@ def test_a_window_that_is_not_kept_is_found_though_the_checked_rows_are_shorter(
     assert chosen_for(model, rows, precision=precision, longest=longest)[0].name == "packed"
 
 
+def test_the_row_beyond_the_window_leaves_nothing_in_memory(tmp_path, rows):
+    """With recomputation it took more than a whole step: 1,964 MiB where 1,104 were forecast."""
+    model = peft_model(model_folder(tmp_path, "gemma2"), disturbed=False)
+    text = causal_model(model).config.get_text_config()
+    text.sliding_window = longest = int(rows.lengths.max())
+    for layer in causal_model(model).base_model.layers:
+        if getattr(layer.self_attn, "sliding_window", None) is not None:
+            layer.self_attn.sliding_window = longest
+    kept, seen = [], []
+
+    def pack(saved):
+        kept.append(tuple(saved.shape))
+        return saved
+
+    layers = causal_model(model).base_model.layers
+    hook = layers[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        assert chosen_for(model, rows, longest=400)[0].name == "packed"
+    hook.remove()
+    long = longest + 64
+    assert seen.count(long) == 3
+    assert kept
+    assert [shape for shape in kept if long in shape] == []
+
+
 @pytest.mark.parametrize(
     "error",
     [

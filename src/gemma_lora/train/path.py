@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -153,7 +154,7 @@ class _Probes:
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes that `_fault` makes."""
+        """Forward and backward passes that `_fault` makes with sharded weights."""
         rows = len(self.batch.lengths)
         return 1 + (rows + 1 if rows > 1 else 0) + (3 if self.long is not None else 0)
 
@@ -174,16 +175,20 @@ def _fault(
         with weights.passes(probes.passes), path.active(model, dropout=0.0, seed=0, shared=True):
             model.eval()
             ours, first = _pass(model, batch, autocast, layers)
+            # sharded weights count on a backward pass after each forward pass; else one is enough
+            more = partial(_pass, model, autocast=autocast, backward=weights.sharded)
             if len(batch.lengths) > 1:
-                again = _pass(model, batch, autocast, layers)[1]
+                again = more(batch, layers=layers)[1]
                 for row, changed in enumerate(_each_changed(model, batch)):
-                    other = _pass(model, changed, autocast, layers)[1]
+                    other = more(changed, layers=layers)[1]
                     faults.append(_leak(row, batch.lengths, first, again, other))
             if long is not None:
                 window = cast(int, layers[0].sliding_window)
                 cut = max(1, (long.tokens - window) // 2)
                 lines = (long, long, _changed(model, long, slice(0, cut)))
-                seen = [_pass(model, line, autocast, layers[:1])[1] for line in lines]
+                # no graph: a row of the window's length may take more than a whole step with recomputation
+                with torch.set_grad_enabled(weights.sharded):
+                    seen = [more(line, layers=layers[:1])[1] for line in lines]
                 faults.append(_beyond(window + cut - 1, window, *seen))
     except _MISFITS as error:
         if out_of_memory(error):
@@ -216,9 +221,17 @@ def _layers(model: PeftModel) -> list[Any]:
 
 
 def _pass(
-    model: PeftModel, batch: Batch, autocast: Autocast, layers: Sequence[nn.Module]
+    model: PeftModel,
+    batch: Batch,
+    autocast: Autocast,
+    layers: Sequence[nn.Module],
+    *,
+    backward: bool = True,
 ) -> tuple[float, list[Tensor]]:
-    """The loss a token as training computes it, gradient included, and what `layers` gave (T, H)."""
+    """The loss a token as training computes it, gradient included, and what `layers` gave (T, H).
+
+    Without `backward` the same kernels compute the forward pass, and no gradient is made of it.
+    """
     seen: list[Tensor] = []
 
     def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -231,7 +244,8 @@ def _pass(
     finally:
         for hook in hooks:  # before the backward pass, which may compute layers again
             hook.remove()
-    total.backward()
+    if backward:
+        total.backward()
     return float(total.detach()), seen
 
 

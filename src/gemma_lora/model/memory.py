@@ -283,12 +283,12 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
     # Elsewhere these are new, as is the mask
     mlp = 2 * size if size == 4 and load.device == "cpu" else 4 * size + 2 * bool(load.dropout)
     most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
-    if (
-        shape.capped_attention
-    ):  # gradient of the scores before and after softmax, when MLP's are gone
+    if shape.capped_attention:  # gradient of the scores before and after softmax
         row = min(load.longest, load.tokens)
         scores = 3 * row * row * shape.heads * 4
-        most = max(most, scores - load.tokens * 2 * shape.mlp * size)
+        if load.device == "cpu" and shape.fused_mlp:  # whose blocks are kept for the next layer
+            return most + scores
+        most = max(most, scores - load.tokens * 2 * shape.mlp * size)  # when MLP's are gone
     return most
 
 

@@ -262,7 +262,7 @@ def test_training_takes_the_precision_that_fits_says_why_and_keeps_it(
 
 FORECASTS = {
     "gemma": (49_796_171, 1_077_145_968),
-    "gemma2": (110_615_756, 1_096_427_200),
+    "gemma2": (111_467_724, 1_096_427_200),
     "gemma3-text": (55_906_994, 1_077_821_808),
     "gemma3-vision": (55_906_994, 1_077_821_808),
     "gemma3n-text": (72_435_515, 1_080_241_864),
@@ -276,7 +276,7 @@ FORECASTS = {
     "gemma4-unified-whole": (59_252_542, 1_079_144_136),
 }
 """Bytes on a CPU in fp32, and on a GPU in bf16 with recomputation, from before the table of families said
-what memory is counted by."""
+what memory is counted by; Gemma 2 on a CPU since the blocks that its MLP keeps count beside the scores."""
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -21,6 +21,7 @@ __all__ = [
     "Load",
     "Shape",
     "chunk_rows",
+    "even_chunk",
     "forecast",
     "map_large_blocks",
     "return_freed_blocks",
@@ -45,6 +46,11 @@ HOLES = {"cpu": 1.3, "cuda": 1.0}
 def chunk_rows(vocabulary: int, device: str) -> int:
     """How many positions at most go through the output layer at once on a device of this type."""
     return max(CHUNK_ROWS, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
+
+
+def even_chunk(count: int, most: int) -> int:
+    """The size of chunks of nearly one size: a short rest would cost nearly as much as a whole one."""
+    return max(1, -(-count // max(1, -(-count // most))))
 
 
 @dataclass(frozen=True)
@@ -273,7 +279,9 @@ def _scores(shape: Shape, load: Load, size: int) -> int:
 
 def _head(shape: Shape, load: Load) -> int:
     """Bytes that the chunked loss works with."""
-    rows = min(_answers(load), chunk_rows(shape.vocabulary, _place(load)))
+    most = chunk_rows(shape.vocabulary, _place(load))
+    # blocks of the most there may be are reserved; on a CPU only the part that is written takes memory
+    rows = even_chunk(_answers(load), most) if _place(load) == "cpu" else min(_answers(load), most)
     return (3 if shape.capped_head else 2) * rows * shape.vocabulary * 4
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from gemma_lora.model.memory import chunk_rows
+from gemma_lora.model.memory import chunk_rows, even_chunk
 from gemma_lora.train.attention import bounds
 from gemma_lora.train.packing import IGNORED, Batch
 from gemma_lora.train.products import Buffers, linear
@@ -68,17 +68,12 @@ def head_nll(hidden: Tensor, head: nn.Module, targets: Tensor, cap: float | None
         return cast(Tensor, _FrozenHead.apply(hidden, head.weight, targets, cap, most))
     # trained or adapted output layer: autograd, with each chunk's logits made again for its gradient
     total = torch.zeros((), device=hidden.device)
-    size = _even(len(hidden), most)
+    size = even_chunk(len(hidden), most)
     for part, wanted in zip(hidden.split(size), targets.split(size), strict=True):
         total = total + cast(
             Tensor, checkpoint(_part_nll, head, part, wanted, cap, use_reentrant=False)
         )
     return total
-
-
-def _even(count: int, most: int) -> int:
-    """The size of chunks of nearly one size: a short rest would cost nearly as much as a whole one."""
-    return max(1, -(-count // max(1, -(-count // most))))
 
 
 def _part_nll(head: nn.Module, hidden: Tensor, targets: Tensor, cap: float | None) -> Tensor:
@@ -98,7 +93,7 @@ class _FrozenHead(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wide = hidden.new_empty(0, dtype=torch.float32)
-        size = _even(len(hidden), most)
+        size = even_chunk(len(hidden), most)
         # of the largest chunk there may be, so that other micro-batches take the same blocks
         room = [ROOM.lend(min(most, len(hidden)), len(weight), wide) for _ in range(2)]
         for start in range(0, len(hidden), size):

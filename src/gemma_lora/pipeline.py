@@ -371,11 +371,17 @@ def _data_stage(config: Config, run_dir: RunDir, console: Console, base: dict[st
     inputs = {
         "data": digest(identity(config)["data"]),
         "template": str(base["template"]),
+        "tokenizer": str(base["tokenizer"]),
         "max_length": str(config.train.max_length),
         "seed": str(config.seed),
     }
     outputs = [run_dir.audit, run_dir.train_rows, run_dir.validation_rows, run_dir.test_rows]
     stage("data", run_dir, console, inputs, outputs, work, stale=_verdicts(run_dir))
+
+
+def _model_digest(base: dict[str, Any]) -> str:
+    """Of all of the base model that decides ids and numbers."""
+    return digest(base["weights"], base["template"], base["tokenizer"])
 
 
 def _training_read(run_dir: RunDir) -> dict[str, Path]:
@@ -400,7 +406,7 @@ def _train_stage(config: Config, run_dir: RunDir, console: Console, base: dict[s
     inputs = {
         **_digests(_training_read(run_dir)),
         "recipe": digest([_recipe(config, name) for name in ("train", "lora", "model")]),
-        "base model": digest(base["weights"], base["template"]),
+        "base model": _model_digest(base),
         "seed": str(config.training_seed),
     }
     outputs = [run_dir.training, run_dir.metrics, run_dir.adapter]
@@ -424,7 +430,7 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
 
     inputs = {
         **_digests(_answers_read(run_dir)),
-        "base model": digest(base["weights"], base["template"]),
+        "base model": _model_digest(base),
         "answer settings": digest(deciding(config, "answer"), config.seed),
     }
     outputs = [run_dir.answers(arm) for arm in ARMS]
@@ -481,7 +487,7 @@ def _forgetting_stage(
         "probe": probe.digest,
         "adapter": file_digest(run_dir.adapter / "adapter_model.safetensors"),
         "train rows": file_digest(run_dir.train_rows),
-        "base model": digest(base["weights"], base["template"]),
+        "base model": _model_digest(base),
     }
     outputs = [run_dir.forgetting / name for name in ("items.jsonl", "forgetting.json")]
 

@@ -50,6 +50,7 @@ def inspect_base(config: Config, console: Console) -> dict[str, Any]:
         "weights": model.weights_digest(ref),
         "template": fmt.template_hash,
         "template_source": fmt.template_source,
+        "tokenizer": fmt.tokenizer_hash,
     }
 
 

@@ -131,7 +131,7 @@ print(facts["source"]["file"], facts["rows"]["used"], facts["split"]["test"],
 """
 
 
-def ask(names: list[str], home: Path, **env: str) -> dict[str, dict[str, Any]]:
+def ask(names: list[str], home: Path, here: Path, **env: str) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names],
         env={**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **env},
@@ -139,6 +139,7 @@ def ask(names: list[str], home: Path, **env: str) -> dict[str, dict[str, Any]]:
         text=True,
         timeout=120,
         check=False,
+        cwd=here,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bars, no chatter
@@ -155,12 +156,15 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory):
         parquet(folder / "one" / "data" / f"{split}-00000-of-00001.parquet", columns)
     (folder / "script").mkdir()
     (folder / "script" / "script.py").write_text("raise SystemExit('code of a data set was run')")
+    here = tmp_path_factory.mktemp("here")
+    (here / "owner" / "one").mkdir(parents=True)  # is not what hf: means
+    (here / "owner" / "one" / "data.csv").write_text("question,answer\nlocal,row\n")
     names = ["hf:owner/one", f"hf:owner/one@{COMMIT}::test", "hf:owner/one:none", "hf:owner/one::dev",
              "hf:owner/one@nosuch", "hf:owner/none", "hf:gated/one", "hf:owner/script", "hf:nonsense"]  # fmt: skip
     with serve_data_hub({f"owner/{n}": folder / n for n in ("one", "script")}) as (url, _):
-        online = ask(names, home, HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
+        online = ask(names, home, here, HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
     cached = ["hf:owner/one", f"hf:owner/one@{'f' * 40}", "hf:owner/other"]
-    return online, ask(cached, home, HF_ENDPOINT=url, HF_HUB_OFFLINE="1")
+    return online, ask(cached, home, here, HF_ENDPOINT=url, HF_HUB_OFFLINE="1")
 
 
 def test_splits_of_a_data_set(outcomes: Any) -> None:

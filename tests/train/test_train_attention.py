@@ -59,6 +59,8 @@ def test_the_variable_length_kernel_is_for_16_bits(tiny_folder, monkeypatch):
     assert can_varlen(model, "cuda", BF16)
     assert not can_varlen(model, "cuda", FP32)
     assert not can_varlen(model, "cpu", BF16)
+    model.config.attention_dropout = 0.1  # which it has not
+    assert not can_varlen(model, "cuda", BF16)
 
 
 def test_all_layers_use_the_same_bounds(tiny_folder, monkeypatch):

@@ -12,22 +12,36 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.training import make_config, make_run, talking, text_of
 from support.variants import VARIANTS, Variant, text_config
-from transformers import Gemma3nTextConfig, Gemma3TextConfig, GemmaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3nTextConfig,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+)
 
 from gemma_lora import model as models
-from gemma_lora.config import Config
+from gemma_lora.config import Config, LoraConfig
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.model import BaseFacts, fitting
 from gemma_lora.model.budget import Budget, Lengths, plan
 from gemma_lora.model.families import FAMILIES
 from gemma_lora.model.fitting import plan_training
-from gemma_lora.model.memory import Load, Shape, forecast
+from gemma_lora.model.memory import HOLES, Load, Shape, forecast
 from gemma_lora.rundir import read_json
 from gemma_lora.train import train
+from gemma_lora.train.loss import nll_sum
+from gemma_lora.train.packing import Batch
+from gemma_lora.train.path import PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from bench import planned as bench  # noqa: E402
+
 GIB = 2**30
 GEMMA_2B = Shape(18, 2048, 16_384, 8, 1, 256, 256_000, 2_506_172_416)
 GEMMA_7B = Shape(28, 3072, 24_576, 16, 16, 256, 256_000, 8_537_680_896)
@@ -90,7 +104,7 @@ FP32_OF_BF16 = replace(GEMMA_2B, stored_bytes=2)
 
 def load(device: str, **other: Any) -> Load:
     """Rows of 512 tokens, computed by recomputation."""
-    usual = Load(device, "fp32", 16, Config().lora.targets, 0.05, True, 512, 512, 40, 0.6)
+    usual = Load(device, "fp32", 16, Config().lora.targets, 0.05, True, True, 512, 512, 40, 0.6)
     return replace(usual, **other)
 
 
@@ -117,6 +131,62 @@ def test_an_mlp_that_autograd_computes_keeps_twice_as_much():
         for k, c in kinds.items()
     }
     assert fused == {"gemma3n_text": False, "gemma3_text": True}
+
+
+QV, ATTENTION = "q_proj,v_proj", "q_proj,k_proj,v_proj,o_proj"
+KEPT: dict[str, dict[str, Any]] = {
+    "as set": {},
+    "a mask each": {"shared_dropout": False},
+    "no dropout": {"dropout": 0.0},
+    "q and v": {"targets": QV},
+    "attention": {"targets": ATTENTION},
+    "all but down": {"targets": f"{ATTENTION},gate_proj,up_proj"},
+    "all but up": {"targets": f"{ATTENTION},gate_proj,down_proj"},
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_the_layers_keep_is_what_is_counted(name: str):
+    """Bytes that autograd holds for the backward pass, and places of dropout, against the forecast."""
+    lora = LoraConfig.model_validate({"rank": 16, "alpha": 32, "dropout": 0.05, **KEPT[name]})
+    config = GemmaConfig(
+        vocab_size=300, hidden_size=128, intermediate_size=1024, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=32,
+    )  # fmt: skip
+    base = GemmaForCausalLM(config).eval()
+    base.requires_grad_(False)
+    model = models.attach_lora(base, lora, 0)
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def hold(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tokens, row = 256, 64
+    labels = torch.full((1, tokens), -100)
+    labels[0, -3] = 5
+    places = torch.arange(tokens)[None] % row
+    batch = Batch(torch.randint(0, 300, (1, tokens)), places, labels, (row,) * 4, 1)
+    using = PATHS["packed"].active(model, dropout=lora.dropout, seed=0, shared=lora.shared_dropout)
+    with using as installed:
+        model.train()
+        if installed.masks is not None:
+            installed.masks.at(0, 0)
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            nll_sum(model, batch)
+        drawn = list(installed.masks._drawn.values()) if installed.masks is not None else []
+    found = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+    found += sum(tensor.nbytes for tensor in drawn)
+    shape = Shape.of(config, FAMILIES["gemma"], parameters=model.num_parameters(), stored_bytes=4)
+    asked = load(
+        "cpu", checkpointing=False, tokens=tokens, longest=row, supervised=0.0,
+        targets=lora.targets, dropout=lora.dropout, shared=lora.shared_dropout,
+    )  # fmt: skip
+    ends = 2 * tokens * config.hidden_size * 4
+    counted = forecast(shape, asked).parts["activations"] / HOLES["cpu"] - ends
+    assert found == pytest.approx(counted, rel=0.03)
 
 
 def test_an_apple_gpu_keeps_no_numbers_of_what_is_dropped_and_makes_the_gradients_anew():
@@ -311,6 +381,36 @@ def measured(case: str, runs: int, folder: Path) -> list[tuple[str, float]]:
 @pytest.mark.parametrize("case", ["wide-vocabulary", "small-gemma2", "small-gemma3"])
 def test_prediction_is_within_15_percent_on_small_models(case: str, tmp_path: Path):
     assert all(abs(error) <= 0.15 for _, error in measured(case, 1, tmp_path))
+
+
+def test_the_predictions_on_the_page_are_those_of_the_code() -> None:
+    """One that changed by more wants its case measured anew: `make bench-memory`."""
+    fmt = models.load_format(models.resolve("starter"))
+    found: dict[str, float] = {}
+    page_says = json.loads((ROOT / "docs" / "benchmarks.json").read_text())["memory"]["cases"]
+    for case in bench.CASES:
+        config = bench.model_config(case)
+        with torch.device("meta"):
+            size = AutoModelForCausalLM.from_config(config).num_parameters()
+        kind = FAMILIES[case.family]
+        stored = 2 if case.stored == "bfloat16" else 4
+        shape = Shape.of(config, kind, parameters=size, stored_bytes=stored)
+        rows = bench.training_rows(case, bench.STARTER)
+        texts = {str(row.messages): fmt.example(row.messages) for row in rows}
+        encoded = [texts[str(row.messages)] for row in rows]
+        settings = bench.training_config(case, bench.STARTER, "cpu")
+        lengths = Lengths.of(
+            np.array([len(one.ids) for one in encoded]),
+            np.array([sum(one.supervised) for one in encoded]),
+            per_step=settings.train.batch,
+        )
+        budget = plan(
+            settings, shape, lengths, name="", device="cpu", precision=case.precision, free=2**50
+        )
+        found[f"{case.name}/cpu"] = budget.forecast.total
+    said = {name: row["predicted"] for name, row in page_says.items() if name.endswith("/cpu")}
+    assert said
+    assert found == pytest.approx({**found, **said}, rel=0.01)
 
 
 @LINUX

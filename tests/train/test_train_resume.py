@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
@@ -29,8 +30,9 @@ from support.training import (
 from gemma_lora.errors import EnvironmentFault
 from gemma_lora.rundir import RunDir, read_json
 from gemma_lora.train import checkpoint as checkpoints
-from gemma_lora.train import train
+from gemma_lora.train import stage, train
 from gemma_lora.train import trainer as trainers
+from gemma_lora.train.interrupts import Interrupts
 from gemma_lora.train.resuming import resumable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -122,8 +124,6 @@ def test_killed_and_run_again_gives_the_same_adapter(uninterrupted, tmp_path, ta
 def test_killed_after_training_and_before_the_adapter_is_saved(
     uninterrupted, tmp_path, monkeypatch
 ):
-    from gemma_lora.train import stage
-
     run = make_run(tmp_path / "run", train=18)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "save_verified", lambda *_, **__: kill_self())
@@ -233,6 +233,60 @@ def test_checkpoints_of_another_version_are_not_gone_on_from(killed_copy, uninte
     with_state(lambda state: state[name].update(formerly=1))(path)
     told = finish(killed_copy, uninterrupted)
     assert f"training starts over: what gemma-lora keeps as {name} changed" in told
+
+
+def test_an_identity_with_an_entry_more_is_another_one(killed_copy, uninterrupted):
+    """What nobody compares must not keep the content from being looked at."""
+    path = killed_copy.checkpoints / "step-00000006"
+    WRONG["weights not numbers"](path)
+    with_state(lambda state: state["identity"].update(more="x"))(path)
+    assert "training starts over: more changed" in finish(killed_copy, uninterrupted)
+
+
+def test_other_ids_of_the_same_text_are_another_training(killed_copy, uninterrupted, tmp_path):
+    config = uninterrupted[0]
+    folder = shutil.copytree(config.model.model, tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    one, other = "▁number", "▁order"
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    renamed = config.model_copy(
+        update={"model": config.model.model_copy(update={"model": str(folder)})}
+    )
+    console = talking()
+    train(renamed, killed_copy, console)
+    assert "training starts over: tokenizer changed since the checkpoints" in text_of(console)
+
+
+@pytest.mark.parametrize("read", range(3, 12))
+def test_a_signal_between_any_two_looks_saves_the_step(uninterrupted, tmp_path, read):
+    """`read`: the look at which it is first seen; 5 steps to go to the next validation."""
+
+    class Sudden(Interrupts):
+        reads, number = 0, None
+
+        @property
+        def pending(self):
+            self.reads += 1
+            if self.reads == read:
+                self.number = signal.SIGTERM
+            return self.number
+
+        @pending.setter
+        def pending(self, number):
+            self.number = number
+
+    run = make_run(tmp_path / "run", train=18)
+    config = make_config(Path(uninterrupted[0].model.model), eval_steps=5, epochs=1)
+
+    def work():
+        stage.Interrupts = Sudden
+        train(config, run, quiet())
+
+    assert in_child(work) == 143
+    saved = [int(path.name[5:]) for path in run.checkpoints.glob("step-*")]
+    assert max(saved, default=0) == metrics_of(run)[-1]["step"]
 
 
 def with_state(change):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from support.tiny import tiny_model, tokenizer_for
 from support.training import (
     folder_digests,
+    in_child,
     make_config,
     make_run,
     quiet,
@@ -282,6 +283,25 @@ def test_fp16_on_a_cpu_is_refused(tiny_folder, tmp_path):
     )
     with pytest.raises(ConfigError, match="fp16"):
         train(config, make_run(tmp_path / "run"), quiet())
+
+
+def test_a_model_that_accelerate_gave_an_autocast_is_proven(tiny_folder, tmp_path, monkeypatch):
+    """As it does for fp16 on a GPU; bf16 stands in for that on a CPU."""
+    config = make_config(tiny_folder("gemma"))
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"precision": "bf16"})}
+    )
+    honest = trainers.training_arguments
+
+    def mixed(*given, **named):
+        arguments = honest(*given, **named)
+        arguments.mixed_precision = "bf16"
+        return arguments
+
+    monkeypatch.setattr(trainers, "training_arguments", mixed)
+    run = make_run(tmp_path / "run")
+    assert in_child(lambda: train(config, run, quiet())) == 0
+    assert (run.adapter / "adapter_model.safetensors").is_file()
 
 
 def test_trackers_that_are_missing_or_unknown_are_an_error(tiny_folder, tmp_path, monkeypatch):

@@ -187,7 +187,9 @@ def memory(part: Part) -> str:
             f"| {key} | {case['family']}, {case['hidden']} x {case['layers']}, MLP {case['mlp']:,}, "
             f"vocabulary {case['vocabulary']:,} | {case['precision']}, r={case['rank']}"
             f"{', recomputed' if case['checkpointing'] else ''}"
-            f"{'' if case['dropout'] else ', no dropout'} | {case['tokens']:,} / {row} "
+            f"{'' if case['dropout'] else ', no dropout'}"
+            f"{'' if case['shared'] else ', a mask each'}"
+            f"{', ' + case['targets'] if case['targets'].count(',') < 6 else ''} | {case['tokens']:,} / {row} "
             f"| {found['predicted'] / 2**20:,.0f} | {found['measured'] / 2**20:,.0f} "
             f"({_range([x / 2**20 for x in found['range']])}, {found['runs']}) | {found['error']:+.1%} |"
         )

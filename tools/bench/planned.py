@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ class Case:
     precision: str = "fp32"
     stored: str = "float32"
     dropout: float = 0.05
+    shared: bool = True
+    """One dropout mask for projections that read the same input."""
+    targets: str = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
     micro_batches: int = 1
     """Of a step."""
     uneven: tuple[int, ...] = ()
@@ -67,6 +71,8 @@ CASES = (
     Case("72m-4096", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 1024),
     Case("72m-uneven", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 1000, uneven=(64, 64, 64, 500, 700, 1000)),
     Case("72m-r64", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 512, 64, rank=64),
+    Case("72m-masks", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128, shared=False),
+    Case("72m-qv", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 1024, 128, targets="q_proj,v_proj"),
     Case("72m-recomputed", "gemma", 512, 8, 4096, 8, 1, 64, 32_768, 4096, 512, checkpointing=True),
     Case("wide-vocabulary", "gemma", 256, 4, 1024, 4, 1, 64, 65_536, 256, 64),
     Case("narrow-vocabulary", "gemma", 512, 16, 2048, 8, 8, 64, 4_096, 2048, 256),
@@ -92,11 +98,22 @@ def write_model(case: Case, folder: Path) -> Path:
     import torch
     import transformers
 
-    config_class, model_class = KINDS[case.family]
+    torch.manual_seed(0)
+    made = getattr(transformers, KINDS[case.family][1])(model_config(case))
+    made.to(getattr(torch, case.stored)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(STARTER / name, folder / name)
+    return folder
+
+
+def model_config(case: Case) -> Any:
+    """The transformers config of the case's model."""
+    import transformers
+
     more: dict[str, Any] = {}
     if case.family != "gemma":
         more = {"sliding_window": 512, "query_pre_attn_scalar": case.head}
-    config = getattr(transformers, config_class)(
+    return getattr(transformers, KINDS[case.family][0])(
         vocab_size=case.vocabulary,
         hidden_size=case.hidden,
         intermediate_size=case.mlp,
@@ -109,12 +126,6 @@ def write_model(case: Case, folder: Path) -> Path:
         **more,
         **{key: _starter()[key] for key in ("pad_token_id", "eos_token_id", "bos_token_id")},
     )
-    torch.manual_seed(0)
-    model = getattr(transformers, model_class)(config).to(getattr(torch, case.stored))
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(STARTER / name, folder / name)
-    return folder
 
 
 def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, Any]:
@@ -122,7 +133,6 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     import torch
     import transformers
 
-    from gemma_lora.config import Config
     from gemma_lora.console import Console
     from gemma_lora.rundir import RunDir, write_jsonl
     from gemma_lora.train import train
@@ -130,20 +140,44 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     getattr(transformers, KINDS[case.family][1])  # transformers imports it here
     run = RunDir(work)
-    rows = max(1, case.tokens // case.row) * case.micro_batches
+    write_jsonl(run.train_rows, training_rows(case, model))
+    write_jsonl(run.validation_rows, _rows(model, case.row, max(1, case.tokens // case.row)))
+    config = training_config(case, model, device)
+    before = torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
+    result = train(config, run, Console(quiet=True))
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return {"measured": peak - before, "predicted": result["decisions"]["predicted_bytes"]}
+
+
+def training_rows(case: Case, model: Path) -> list[Any]:
+    """Two steps of equal rows, or the uneven ones."""
+    if case.uneven:
+        return _uneven(model, case.uneven)
+    rows = _rows_of_a_step(case)
     # the three short ones are for the check before the first step
     few = _rows(model, max(24, case.row // 8), 3, first=2 * rows)
-    written = [*_rows(model, case.row, 2 * rows), *few]
-    if case.uneven:
-        written = _uneven(model, case.uneven)
-    write_jsonl(run.train_rows, written)
-    write_jsonl(run.validation_rows, _rows(model, case.row, max(1, case.tokens // case.row)))
-    config = Config.model_validate(
+    return [*_rows(model, case.row, 2 * rows), *few]
+
+
+def _rows_of_a_step(case: Case) -> int:
+    return max(1, case.tokens // case.row) * case.micro_batches
+
+
+def training_config(case: Case, model: Path, device: str) -> Any:
+    from gemma_lora.config import Config
+
+    return Config.model_validate(
         {
             "model": {"model": str(model), "device": device, "precision": case.precision},
-            "lora": {"rank": case.rank, "alpha": 2 * case.rank, "dropout": case.dropout},
+            "lora": {
+                "rank": case.rank,
+                "alpha": 2 * case.rank,
+                "dropout": case.dropout,
+                "shared_dropout": case.shared,
+                "targets": case.targets,
+            },
             "train": {
-                "batch": 1 if case.uneven else rows + 1,
+                "batch": 1 if case.uneven else _rows_of_a_step(case) + 1,
                 "accumulation": 1,
                 "epochs": 1,
                 "learning_rate": 1e-4,
@@ -154,10 +188,6 @@ def train_once(case: Case, model: Path, work: Path, device: str) -> dict[str, An
             },
         }
     )
-    before = torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
-    result = train(config, run, Console(quiet=True))
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-    return {"measured": peak - before, "predicted": result["decisions"]["predicted_bytes"]}
 
 
 def _starter() -> dict[str, Any]:
@@ -178,9 +208,8 @@ def _rows(model: Path, length: int, count: int, first: int = 0) -> list[Any]:
             Message(role="assistant", content=f"the{answer}"),
         )
 
-    words = 1
-    while len(fmt.example(row(words + 1)).ids) <= length:
-        words += 1
+    # the most words that fit; a word is a token at least
+    words = bisect_right(range(1, length), length, key=lambda n: len(fmt.example(row(n)).ids))
     return [
         Example(id=f"{number:016x}", messages=row(words), cluster=str(number), line=number + 2)
         for number in range(first, first + count)

@@ -111,7 +111,8 @@ def baseline_inputs(config: Config, run: RunDir) -> dict[str, str]:
     found: dict[str, str] = {}
     for baseline in parse(config.judge.baseline):
         ref = _ref(config, baseline)
-        parts: list[Any] = [weights_digest(ref), _format(ref).template_hash]
+        fmt = _format(ref)
+        parts: list[Any] = [weights_digest(ref), fmt.template_hash, fmt.tokenizer_hash]
         if baseline.kind == "prompt":
             parts.append(read_prompt(baseline))
         if baseline.kind == "few-shot":

@@ -137,6 +137,7 @@ def _inputs(
         [[q.id, [m.model_dump() for m in q.messages], q.reference] for q in asked],
         weights_digest(resolve(config.model.model)),
         fmt.template_hash,
+        fmt.tokenizer_hash,
         list(fmt.stop_ids),
         adapter,
         [settings.max_new_tokens, settings.temperature],

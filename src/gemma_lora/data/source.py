@@ -113,7 +113,9 @@ def _fetch(text: str) -> _Fetched:
     name = str(wanted["name"])
     with _plain_faults(text, name), _quiet():
         builder: Any = datasets.load_dataset_builder(
-            name, wanted["config"], revision=wanted["revision"]
+            f"hf://datasets/{name}",  # by its name alone a local folder would be taken first
+            wanted["config"],
+            revision=wanted["revision"],
         )
         commit = str(builder.hash)
         asked = wanted["revision"] or ""

@@ -130,6 +130,7 @@ def plan(
                 rank=config.lora.rank,
                 targets=config.lora.targets,
                 dropout=config.lora.dropout,
+                shared=config.lora.shared_dropout,
                 checkpointing=checkpointing,
                 tokens=max(lengths.checked, min(max(tokens, longest), max(lengths.step, longest))),
                 longest=longest,

@@ -12,6 +12,7 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 from gemma_lora.model.families import Family
@@ -78,7 +79,7 @@ class Shape:
     window: int | None = None
     windowed_layers: int = 0
     fused_mlp: bool = True
-    """Whether train/fused.py computes the MLP in one, as the family's row has it."""
+    """Whether train/fused.py can compute the MLP in one, as the family's row has it."""
     streams: int = 1
     """Copies of the hidden state that a layer carries along (AltUp of Gemma 3n)."""
     shared_out: int = 0
@@ -165,6 +166,8 @@ class Load:
     targets: Sequence[str]
     dropout: float
     """Share of the adapter's inputs that is dropped."""
+    shared: bool
+    """Projections that read the same input share a dropout mask, so that they are computed at once."""
     checkpointing: bool
     tokens: int
     """Of the fullest micro-batch."""
@@ -244,23 +247,36 @@ def _kept(shape: Shape, load: Load, size: int) -> int:
     """Bytes that one layer keeps for its backward pass."""
     h, f = shape.hidden, shape.mlp
     q, kv = shape.heads * shape.head, shape.kv_heads * shape.head
-    inner = load.rank * len(load.targets)  # between A and B
-    # input and result of the norms before attention and MLP; input only of those after them
-    norms = (shape.norms + 2) * shape.streams * h
-    # queries, keys, values; attention's result as its kernel left it, and as o_proj reads it
-    attention = 3 * q + 2 * (q if shape.capped_attention else kv)
+    adapted = set(load.targets)
+    inner = load.rank * len(adapted)  # between A and B
+    # inputs of the norms; the result of one before attention or MLP where an adapted projection reads it
+    read = bool(adapted & _QKV) + bool(adapted & _GATE_UP)
+    norms = (shape.norms + read) * shape.streams * h
+    # queries, keys, values, attention's result as its kernel left it; and as an adapted o_proj reads it
+    attention = 2 * q + 2 * (q if shape.capped_attention else kv)
+    attention += q * ("o_proj" in adapted)
     if load.device == "cuda" and shape.kv_heads > 1 and (size == 4 or shape.head > 256):
         attention += 2 * (q - kv)  # for each head (train/attention.py)
     if shape.head_norms:
         attention += q + kv  # before normalisation
-    # gate and up; where autograd does it, gelu's result and the product too
-    mlp = (2 if shape.fused_mlp else 4) * f
+    # gate and up; where autograd does it, gelu's result, and the product that an adapted down_proj reads
+    mlp = (2 if _fused_mlp(shape, load) else 3 + ("down_proj" in adapted)) * f
     numbers = norms + attention + mlp + inner
     small = 4 * (shape.norms + shape.heads)  # fp32: a number a norm, log-sum-exp a head
-    if load.device == "cpu":  # numbers of what is dropped: two inputs of h, one of q, one of f
-        small += round(4 * load.dropout * (2 * h + q + f))
+    if load.device == "cpu":  # numbers of what is dropped of each input, or for each projection
+        drawn = [adapted & _QKV, adapted & {"o_proj"}, adapted & _GATE_UP, adapted & {"down_proj"}]
+        times = [bool(group) if load.shared else len(group) for group in drawn]
+        small += round(4 * load.dropout * sum(map(mul, times, (h, q, h, f))))
     per_token = numbers * size + small
     return load.tokens * per_token + _scores(shape, load, size)
+
+
+_QKV, _GATE_UP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}
+
+
+def _fused_mlp(shape: Shape, load: Load) -> bool:
+    """Whether train/fused.py computes the MLP in one: all of it is adapted, with one mask an input."""
+    return shape.fused_mlp and load.shared and _GATE_UP | {"down_proj"} <= set(load.targets)
 
 
 def _scores(shape: Shape, load: Load, size: int) -> int:
@@ -289,12 +305,14 @@ def _backward(shape: Shape, load: Load, size: int) -> int:
     """Bytes that the backward pass of the last layer works with, beside what is kept."""
     # MLP: its product and the gradient of that; the factors' gradients take their places (train/gated.py).
     # Elsewhere these are new, as is the mask
-    mlp = 2 * size if size == 4 and load.device == "cpu" else 4 * size + 2 * bool(load.dropout)
+    fused = _fused_mlp(shape, load)
+    lent = fused and size == 4 and load.device == "cpu"
+    mlp = 2 * size if lent else 4 * size + 2 * bool(load.dropout)
     most = load.tokens * (mlp * shape.mlp + 2 * size * shape.hidden)
     if shape.capped_attention:  # gradient of the scores before and after softmax
         row = min(load.longest, load.tokens)
         scores = 3 * row * row * shape.heads * 4
-        if load.device == "cpu" and shape.fused_mlp:  # whose blocks are kept for the next layer
+        if load.device == "cpu" and fused:  # whose blocks are kept for the next layer
             return most + scores
         most = max(most, scores - load.tokens * 2 * shape.mlp * size)  # when MLP's are gone
     return most

@@ -52,6 +52,7 @@ def can_varlen(model: PreTrainedModel, device: str, kind: torch.dtype) -> bool:
         device == "cuda"
         and kind in (torch.float16, torch.bfloat16)
         and getattr(config, "attn_logit_softcapping", None) is None
+        and not getattr(config, "attention_dropout", None)
         and max(heads) <= _LARGEST_HEAD
         and torch.cuda.get_device_capability() >= (8, 0)
     )

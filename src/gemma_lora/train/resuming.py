@@ -89,7 +89,9 @@ def resumable(
     if found is None:
         return None
     saved: dict[str, str] = found.state["identity"]
-    changed = [key for key in identity if key not in ASKED and saved.get(key) != identity[key]]
+    # also what only the checkpoint names: nothing of it was checked then (`_fault`)
+    names = dict.fromkeys([*identity, *saved])
+    changed = [n for n in names if n not in ASKED and saved.get(n) != identity.get(n)]
     changed += [f"what gemma-lora keeps as {name}" for name in _of_another_version(found.state)]
     if changed:
         console.note(f"training starts over: {', '.join(changed)} changed since the checkpoints")

@@ -538,6 +538,7 @@ def _identity(config: Config, run: RunDir, base: Base, device: str) -> dict[str,
         "precision asked for": config.model.precision,
         "base model": base.weights,
         "template": base.fmt.template_hash,
+        "tokenizer": base.fmt.tokenizer_hash,
         "seed": str(config.training_seed),
         "training rows": file_digest(run.train_rows),
         "validation rows": file_digest(run.validation_rows)

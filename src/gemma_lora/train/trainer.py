@@ -30,6 +30,7 @@ from gemma_lora.config import Config
 from gemma_lora.console import Console
 from gemma_lora.data.tokens import Tokenised
 from gemma_lora.errors import EnvironmentFault, ModelError
+from gemma_lora.model.memory import return_freed_blocks
 from gemma_lora.train import checkpoint as checkpoints
 from gemma_lora.train.checkpoint import Checkpoint
 from gemma_lora.train.decisions import Decisions
@@ -179,6 +180,10 @@ class StepTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """The last thing before the loop: all state is made, so now it can be restored."""
         prepared = super()._prepare_for_training(*args, **kwargs)
+        # with fp16, accelerate gives the model a forward in autocast for good; autocast is ours, and the
+        # saved adapter is compared with this model
+        for name in ("forward", "_original_forward"):
+            self._peft.__dict__.pop(name, None)
         seed_all(self.args.seed)
         if self._resume is not None:
             self._restore(self._resume)
@@ -346,9 +351,10 @@ class StepTrainer(Trainer):
         if not due or not self._validation:
             self._progress.write(self.journal.line)
             self.journal.written = True
-        if due or self._stopping:
+        stopping = self._stopping  # once: a signal between saving and stopping would stop unsaved
+        if due or stopping:
             self._write_checkpoint()
-        if self._stopping or self.journal.stopped_early:
+        if stopping or self.journal.stopped_early:
             self.control.should_training_stop = True
         self._clock = self._progress.seconds
 
@@ -488,6 +494,7 @@ class StepTrainer(Trainer):
         if not self._world.leads:
             return
         self.journal.seconds = self._seconds_before + self._progress.seconds
+        return_freed_blocks()  # a step's, in which the files below find no room
         scaler = self.accelerator.scaler
         schedule: Any = self.lr_scheduler
         state = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 from gemma_lora.console import Console
 
@@ -64,3 +66,20 @@ def test_on_a_terminal_the_line_is_redrawn_and_not_written_into() -> None:
     text = stream.getvalue()
     assert text.startswith("\r\x1b[2Kstep 1\r\x1b[2Kstep 2\na fact\n")
     assert text.endswith("step 3\ndone\n")
+
+
+def test_work_goes_on_when_nobody_reads(tmp_path) -> None:
+    """As in `gemma-lora run ... 2>&1 | head -1`."""
+    script = (
+        "import sys, pathlib; from gemma_lora.console import Console; console = Console()\n"
+        "for number in range(20000): console.note(f'line {number}')\n"
+        "console.warn('kept'); pathlib.Path(sys.argv[1]).write_text(str(console.warnings))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "done")], stderr=subprocess.PIPE, text=True
+    ) as work:
+        assert work.stderr is not None
+        assert work.stderr.readline() == "line 0\n"
+        work.stderr.close()
+        assert work.wait(60) == 0
+    assert (tmp_path / "done").read_text() == "['kept']"

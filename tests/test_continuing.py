@@ -8,7 +8,7 @@ import pytest
 
 from gemma_lora.config import Config
 from gemma_lora.continuing import claim, claimed, identity
-from gemma_lora.errors import ConfigError
+from gemma_lora.errors import ConfigError, EnvironmentFault
 
 
 def config(data: Path, **train: object) -> Config:
@@ -36,3 +36,10 @@ def test_the_remedies_for_memory_go_on_in_the_same_folder(tmp_path):
     ):
         pass
     assert caught.value.details == ("train.max_length: was 1024, is 256",)
+
+
+def test_a_name_that_no_disk_takes_is_an_expected_fault(tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("question,answer\na,b\n")
+    with pytest.raises(EnvironmentFault), claimed(config(data), tmp_path / ("x" * 300)):
+        pass

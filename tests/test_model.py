@@ -397,6 +397,36 @@ def test_files_in_a_containers_memory_are_no_memory_that_is_taken(tmp_path, monk
     assert loading.free_memory() > 100 * mib
 
 
+def test_a_jobs_limit_counts_where_it_stands(tmp_path, monkeypatch):
+    """As Slurm and systemd set it: on the job's own control group or one above, not at the root."""
+    job = tmp_path / "slurm" / "job_7" / "step_0"
+    job.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=systemd:/other\n0::/slurm/job_7/step_0\n")
+    monkeypatch.setattr(loading, "_CGROUP", tmp_path)
+    monkeypatch.setattr(loading, "_OWN_CGROUP", tmp_path / "own")
+    whole = loading.free_memory()
+    for folder, limit in ((job, 300), (job.parent, 200)):
+        (folder / "memory.max").write_text(f"{limit * 2**20}\n")
+        (folder / "memory.current").write_text(f"{90 * 2**20}\n")
+    assert loading.free_memory() == 110 * 2**20 < whole
+
+
+def test_what_an_earlier_stage_left_on_a_gpu_is_free(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (told.append("asked") or 5, 9))
+    assert loading.free_memory("cuda") == 5
+    assert told == ["emptied", "asked"]
+
+
+def test_the_weights_identity_has_the_config(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("gemma"), tmp_path / "model")
+    before = models.weights_digest(models.resolve(str(folder)))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    assert models.weights_digest(models.resolve(str(folder))) != before
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fp16_is_refused_on_a_cpu(tiny_folder, family):
     facts = facts_of(tiny_folder(family))

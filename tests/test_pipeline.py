@@ -72,6 +72,45 @@ def test_one_json_object_on_stdout_and_progress_on_stderr(first: Done, place: Pa
         assert foreign not in first.err
 
 
+def test_a_test_question_that_the_model_cannot_take_stops_before_training(
+    place: Path, cli: CliServer
+) -> None:
+    (place / "long.csv").write_text(f"question,answer\n{'why ' * 600},because\nshort,one\n")
+    more = ("--test", "long.csv", "--on-long-row", "keep-answer")
+    done = cli.run(
+        ["run", "rows.csv", "--model", "tiny", "--out", "long", *FAST[2:], *more], cwd=place
+    )
+    assert done.code == 2
+    assert "1 questions are longer than the 512 tokens that the model takes" in done.err
+    assert "[train]" not in done.err
+
+
+@pytest.mark.parametrize("change", ["stop tokens", "tokenizer", "config"])
+def test_another_model_of_the_same_weights_is_another_model(
+    change: str, copy: Path, cli: CliServer
+) -> None:
+    """In a local folder each of them may be edited; a finished run is not done with it."""
+    folder = copy.parent / "tiny"
+    file, edit = {
+        "stop tokens": ("generation_config.json", lambda c: {**c, "eos_token_id": [1, 5, 6]}),
+        "tokenizer": ("tokenizer.json", swapped),
+        "config": ("config.json", lambda c: {**c, "rms_norm_eps": 1e-3}),
+    }[change]
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(edit(content)))
+    done = cli.run(["run", "rows.csv", "--model", "tiny", "--out", "run", *FAST], cwd=copy.parent)
+    assert done.code == 0, done.err
+    anew = [part for part in ("train", "answer") if f"[{part}] done before" not in done.err]
+    assert anew == (["answer"] if change == "stop tokens" else ["train", "answer"])
+
+
+def swapped(content: dict[str, Any]) -> dict[str, Any]:
+    vocabulary = content["model"]["vocab"]
+    one, other = "▁number", "▁order"
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    return content
+
+
 def test_the_folder_has_what_is_promised(first: Done, place: Path) -> None:
     run = place / "whole"
     names = """config.yaml provenance.json audit.json split/train.jsonl split/validation.jsonl

@@ -10,6 +10,7 @@ Writes no file. `Console(quiet=True)` still collects warnings and prints only th
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import unicodedata
@@ -74,8 +75,7 @@ class Console:
         if self.quiet:
             return
         if self.stream.isatty():
-            self.stream.write("\r\x1b[2K" + neutral(text) + ("\n" if final else ""))
-            self.stream.flush()
+            self._write("\r\x1b[2K" + neutral(text) + ("\n" if final else ""))
             self._live = not final
             return
         now = time.monotonic()
@@ -84,8 +84,17 @@ class Console:
             self._line(text)
 
     def _line(self, text: str) -> None:
-        if self._live:  # do not write into the middle of the progress line
-            self.stream.write("\n")
-            self._live = False
-        self.stream.write(neutral(text) + "\n")
-        self.stream.flush()
+        before = "\n" if self._live else ""  # not into the middle of the progress line
+        self._live = False
+        self._write(before + neutral(text) + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:  # its reader went away (`2>&1 | head`): no reason to stop the work
+            nowhere = open(os.devnull, "w")  # noqa: PTH123, SIM115 - to the end of the process
+            if self._stream is None:
+                sys.stderr = nowhere
+            else:
+                self._stream = nowhere

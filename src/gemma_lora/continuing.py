@@ -22,7 +22,15 @@ from gemma_lora.data.source import source_digest
 from gemma_lora.errors import ConfigError, DataError
 from gemma_lora.loading import dump, leaves, load_config
 from gemma_lora.rubric import load_rubric
-from gemma_lora.rundir import SEEDS, RunDir, file_digest, read_json, write_json, write_text
+from gemma_lora.rundir import (
+    SEEDS,
+    RunDir,
+    disk_fault,
+    file_digest,
+    read_json,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "claim",
@@ -101,7 +109,11 @@ def claimed(config: Config, folder: Path) -> Generator[RunDir]:
     """
     run_dir = RunDir(folder)
     marker = run_dir.stamp_path("identity")
-    if folder.exists() and not marker.exists():
+    try:
+        existed = folder.exists()
+    except OSError as error:  # a name that is too long, or a folder above that may not be read
+        raise disk_fault(error, folder) from error
+    if existed and not marker.exists():
         if not folder.is_dir():
             raise ConfigError(
                 "is not a folder", where=str(folder), remedy="choose another folder with --out"
@@ -113,7 +125,6 @@ def claimed(config: Config, folder: Path) -> Generator[RunDir]:
                 where=str(folder),
                 remedy="choose another folder with --out",
             )
-    existed = folder.exists()
     with run_dir.lock():
         _refuse_other(config, run_dir)
         try:

@@ -300,12 +300,14 @@ def _need_baselines(config: Config) -> None:
 
 
 def _need_fitting_prompts(config: Config, run_dir: RunDir) -> None:
-    """The same for test questions that a baseline's model cannot take, known once the data are split."""
+    """The same for test questions that a model cannot take, known once the data are split."""
+    from gemma_lora.answer import check_base_prompts, check_prompts
+
+    if not is_done("answer", run_dir, {}):
+        check_base_prompts(config, run_dir)
     if config.judge.baseline and not is_done(
         "baselines", run_dir, _baseline_inputs(config, run_dir)
     ):
-        from gemma_lora.answer import check_prompts
-
         check_prompts(config, run_dir)
 
 
@@ -430,7 +432,7 @@ def _answer_stage(config: Config, run_dir: RunDir, console: Console, base: dict[
 
     inputs = {
         **_digests(_answers_read(run_dir)),
-        "base model": _model_digest(base),
+        "base model": digest(_model_digest(base), base["stop_ids"]),
         "answer settings": digest(deciding(config, "answer"), config.seed),
     }
     outputs = [run_dir.answers(arm) for arm in ARMS]

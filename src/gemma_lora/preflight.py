@@ -51,6 +51,7 @@ def inspect_base(config: Config, console: Console) -> dict[str, Any]:
         "template": fmt.template_hash,
         "template_source": fmt.template_source,
         "tokenizer": fmt.tokenizer_hash,
+        "stop_ids": list(fmt.stop_ids),
     }
 
 

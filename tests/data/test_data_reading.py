@@ -210,6 +210,7 @@ def test_named_encoding(tmp_path: Path) -> None:
     assert table(tmp_path, text.encode("koi8-r"), encoding="koi8-r").rows[0][1] == "Здравствуйте"
     assert "no text encoding 'nonsense'" in fault(tmp_path, text, encoding="nonsense")
     assert "no text encoding 'hex'" in fault(tmp_path, text, encoding="hex")
+    assert "cannot be read as idna" in fault(tmp_path, text, encoding="idna")
 
 
 def test_chinese_survives(tmp_path: Path) -> None:
@@ -327,6 +328,38 @@ def test_open_quote_names_its_line(tmp_path: Path) -> None:
     assert "line 3, column 3: a quote opens here and is never closed" in fault(tmp_path, text)
     kept = load_examples(_write(tmp_path, text.encode()), DataConfig(on_bad_row="skip"))
     assert [row.line for row in kept.rows] == [2, 4, 5]
+
+
+def test_text_of_a_broken_cell_is_no_row(tmp_path: Path) -> None:
+    """Lines of prose with one comma have the header's number of cells, too."""
+    text = (
+        'question,answer\nq1,a1\nq2,"say "hi" now\nStep one, open the box\nStep two, close it"\n'
+        'q3,a3\nq4,"a "word"\nof, two\nlines"\nq5,"a\nb"\n'
+    )
+    message = fault(tmp_path, text)
+    assert "line 3, column 4" in message
+    assert "(lines 3 to 5 are left out)" in message
+    kept = load_examples(_write(tmp_path, text.encode()), DataConfig(on_bad_row="skip"))
+    assert [row.messages[0].content for row in kept.rows][:2] == ["q1", "q3"]
+    assert not [row for row in kept.rows if row.messages[0].content.startswith(("Step", "of"))]
+
+
+@pytest.mark.parametrize("escape", ["\\u0000", "\\ud83d"])
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_what_no_cell_may_hold_is_found_in_conversations(
+    tmp_path: Path, name: str, escape: str
+) -> None:
+    """Escaped in JSON, so no reader of the file sees it; many rows are kept packed."""
+    turns = '[{"role": "user", "content": "q%s"}, {"role": "assistant", "content": "a"}]'
+    rows = [turns % number for number in range(4200)]
+    rows[7] = turns % escape
+    if name == "x.jsonl":
+        text = "".join('{"messages": ' + row + "}\n" for row in rows)
+    else:
+        text = "messages\n" + "".join('"' + row.replace('"', '""') + '"\n' for row in rows)
+    assert "half of a surrogate pair" in fault(tmp_path, text, name)
+    kept = load_examples(_write(tmp_path, text.encode(), name), DataConfig(on_bad_row="skip"))
+    assert (len(kept.rows), len(kept.problems)) == (4199, 1)
 
 
 def test_open_quote_before_other_quotes(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_cpu_asks_for_no_more_than_is_of_use():
     assert planned(GEMMA_2B, 500, share=700).tokens == 700
 
 
+def test_rows_beyond_the_models_positions_are_refused(tiny_folder):
+    facts = models.check_access(models.resolve(str(tiny_folder("gemma"))))
+    rows = np.array([100, facts.max_positions + 1])
+    with pytest.raises(EnvironmentFault, match=r"513 tokens, and \w+ takes 512"):
+        plan_training(Config(), facts, rows, rows // 2, device="cpu")
+    plan_training(Config(), facts, rows - 1, rows // 2, device="cpu")
+
+
 def test_what_is_set_stays_with_a_warning_where_it_will_not_fit():
     wide = planned(GEMMA_2B, 80, micro_batch_tokens=100, gradient_checkpointing=True)
     assert (wide.tokens, wide.checkpointing, wide.warning) == (100, True, None)

@@ -9,7 +9,7 @@ from gemma_lora.answer.baselines import (
     check_prompts,
 )
 from gemma_lora.answer.questions import Question, load_questions, set_name
-from gemma_lora.answer.stage import answer
+from gemma_lora.answer.stage import answer, check_base_prompts
 from gemma_lora.model.decoding import Generated, generate
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "answer",
     "answer_baselines",
     "baseline_inputs",
+    "check_base_prompts",
     "check_baselines",
     "check_prompts",
     "generate",

@@ -113,6 +113,7 @@ def baseline_inputs(config: Config, run: RunDir) -> dict[str, str]:
         ref = _ref(config, baseline)
         fmt = _format(ref)
         parts: list[Any] = [weights_digest(ref), fmt.template_hash, fmt.tokenizer_hash]
+        parts.append(list(fmt.stop_ids))
         if baseline.kind == "prompt":
             parts.append(read_prompt(baseline))
         if baseline.kind == "few-shot":

@@ -50,7 +50,15 @@ from gemma_lora.rundir import (
     write_json,
 )
 
-__all__ = ["answer"]
+__all__ = ["answer", "check_base_prompts"]
+
+
+def check_base_prompts(config: Config, run: RunDir) -> None:
+    """DataError where a test question does not fit into the model: said before it is trained."""
+    asked = test_questions(read_jsonl(run.test_rows, Example))
+    ref = resolve(config.model.model)
+    prompts = _prompts(load_format(ref), asked)
+    room(check_access(ref).max_positions, prompts, config.answer.max_new_tokens, who="test rows")
 
 
 def answer(

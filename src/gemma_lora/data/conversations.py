@@ -13,6 +13,7 @@ import json
 from typing import Any, cast
 
 from gemma_lora.data.cells import Cell
+from gemma_lora.data.decoding import BAD_CHARACTER
 from gemma_lora.data.table import is_blank, quoted
 from gemma_lora.records import Role
 
@@ -84,6 +85,8 @@ def _turn(item: Any) -> tuple[Role, str] | str:
         return f"the content of the {role} turn is not text"
     if is_blank(text):
         return f"the {role} turn is empty"
+    if BAD_CHARACTER.search(text):  # escaped in the JSON, so that no reader saw it
+        return f"the {role} turn holds a NUL or half of a surrogate pair"
     return role, text
 
 

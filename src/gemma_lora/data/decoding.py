@@ -97,7 +97,14 @@ def _decode_named(raw: bytes, named: str, where: str) -> Decoded:
     elif encoding.startswith(("utf-16", "utf-32")):
         text = _text(raw, encoding, where)
     else:
-        text = Text.of(raw.decode(encoding, "surrogateescape").removeprefix("\ufeff"))
+        try:
+            text = Text.of(raw.decode(encoding, "surrogateescape").removeprefix("\ufeff"))
+        except UnicodeError as error:  # of codecs that know no way around
+            raise DataError(
+                f"cannot be read as {named}: {error}",
+                where=where,
+                remedy="name another --encoding, or leave it away",
+            ) from None
     return Decoded(text, encoding, "named by --encoding")
 
 

@@ -23,6 +23,8 @@ from gemma_lora.errors import DataError
 __all__ = ["Delimited", "read_delimited"]
 
 _GIANT = 10_000_000  # characters: no question or answer, but a file gone wrong
+_LONGEST_CELL = 1000
+"""Lines in which the end of a broken cell is looked for."""
 _MOST_RESTARTS = 200
 
 
@@ -140,7 +142,7 @@ def _read_rows(
 
 def _next_sound_row(lines: Lines, begin: int, dialect: Dialect, width: int) -> int:
     """Index of the first line after `begin` to go on at: a whole row by itself, or broken by itself."""
-    for index in range(begin + 1, len(lines)):
+    for index in range(_end_of_broken(lines, begin, dialect), len(lines)):
         try:
             row = next(dialect.reader([lines[index]], strict=True), [])
         except csv.Error as error:
@@ -154,6 +156,26 @@ def _next_sound_row(lines: Lines, begin: int, dialect: Dialect, width: int) -> i
     while index > begin + 1 and not lines[index - 1].strip():
         index -= 1
     return index
+
+
+def _end_of_broken(lines: Lines, begin: int, dialect: Dialect) -> int:
+    """Index of the line after the broken record that begins at `begin`.
+
+    Where a later line closes its cell, that is after this line: what is between is the cell's text, though
+    it may look like rows. Where a line opens a cell before that, or none closes it, after its first line.
+    """
+    quote = dialect.quote
+    inside = lines[begin].count(quote) % 2 == 1
+    end = min(len(lines), begin + _LONGEST_CELL) if inside else 0
+    for index in range(begin + 1, end):
+        before, found, _ = lines[index].partition(quote)
+        if not found:
+            continue
+        if not before.strip(" ") or before.rstrip(" ").endswith(dialect.delimiter):
+            break  # the beginning of a cell
+        if lines[index].count(quote) % 2 == 1:
+            return index + 1
+    return begin + 1
 
 
 def _broken(lines: Lines, begin: int, resumed: int, dialect: Dialect, error: csv.Error) -> Problem:

@@ -2,7 +2,7 @@
 
 `plan_training` is what training goes by and what `audit` shows: with `--precision auto` on a CPU it plans
 in fp32, which is exact, and where nothing fits in bf16. Reads the free memory; writes nothing. Refuses
-(EnvironmentFault) what fits in neither and (ConfigError) what `decide_precision` refuses.
+(EnvironmentFault) what fits in neither or is longer than the model's positions, and (ConfigError) what `decide_precision` refuses.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ def plan_training(
     free = of_each(free_memory(device), device, processes)
     # what is said here is kept in audit.json, and a path may hold the name of a person
     name = Path(facts.ref.location).name if facts.ref.kind == "local" else facts.ref.name
+    if rows.longest > facts.max_positions:
+        raise EnvironmentFault(
+            f"the longest row has {rows.longest:,} tokens, and {name} takes {facts.max_positions:,}",
+            where="training rows",
+            remedy=f"use --max-length {facts.max_positions} or less, or another model",
+        )
 
     def within(kind: str) -> Budget:
         return plan(

@@ -8,6 +8,7 @@ that a device or family does not stand, and checkpoints whose tensors do not all
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 """Of a container, version 2."""
 
 
@@ -264,18 +266,33 @@ def load_base(ref: BaseRef, *, precision: str, device: str) -> PreTrainedModel:
 def free_memory(device: str = "cpu") -> int:
     """Bytes that this process may still take: of the GPU; of the machine, or of its container."""
     if device == "cuda":
+        # what a model of an earlier stage left to PyTorch's allocator counts as taken there
+        gc.collect()
+        torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info()[0])
     free = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no such limit
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used + _page_cache())
+    for folder in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no such limit
+            names = ("memory.max", "memory.current")
+            limit, used = (int((folder / name).read_text()) for name in names)
+            free = min(free, limit - used + _page_cache(folder))
     return max(free, 0)
 
 
-def _page_cache() -> int:
-    """Bytes of files in the container's memory, which count as used there and are given up when needed."""
+def _control_groups() -> list[Path]:
+    """This process's (of a container, a Slurm job, a systemd slice) and those above it; cgroup v2."""
+    own = ""
+    with contextlib.suppress(OSError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            own = line.removeprefix("0::").strip("/") if line.startswith("0::") else own
+    inner = _CGROUP / own
+    return [inner, *(above for above in inner.parents if above.is_relative_to(_CGROUP))]
+
+
+def _page_cache(folder: Path) -> int:
+    """Bytes of files in the group's memory, which count as used there and are given up when needed."""
     with contextlib.suppress(OSError, ValueError):
-        lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return sum(int(v) for name, v in lines if name in ("inactive_file", "active_file"))
     return 0
 

@@ -92,11 +92,13 @@ def fetch(ref: BaseRef, *, weights: bool) -> tuple[Path, str | None]:
 
 
 def weights_digest(ref: BaseRef) -> str:
-    """Identity of the weights: SHA-256 over the weight files, or over id and commit on the hub."""
+    """Identity of weights and config, which decide what the model computes: SHA-256 over the files, or
+    over id and commit on the hub."""
     if ref.kind == "hub":
         _, commit = fetch(ref, weights=False)
         return digest("hub", ref.location, commit)
-    files = weight_files(Path(ref.location))
+    folder = Path(ref.location)
+    files = [folder / "config.json", *weight_files(folder)]
     return digest("files", [(file.name, _file_digest(file)) for file in files])
 
 
